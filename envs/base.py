@@ -1,0 +1,69 @@
+"""The vector environment: S seeds times N worlds behind one tensor interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Step(NamedTuple):
+    """What one step returns. `terminated` and `truncated` are never merged: only the first ends the MDP."""
+
+    obs: Tensor
+    """(S, N, O) float32. Where an episode ended, the first observation of the next one (same-step autoreset)."""
+    reward: Tensor
+    """(S, N) float32."""
+    terminated: Tensor
+    """(S, N) bool: the task ended. The value of `final_obs` is zero."""
+    truncated: Tensor
+    """(S, N) bool: a time limit cut the episode. The value of `final_obs` is bootstrapped."""
+    final_obs: Tensor
+    """(S, N, O) float32: the observation this action led to; equal to `obs` where no episode ended."""
+
+
+class VectorEnv(ABC):
+    """S x N worlds with observations `(S, N, O)` and actions `(S, N, A)` in [-1, 1], on `device`."""
+
+    seeds: tuple[int, ...]
+    """The S seeds. World n of a seed draws from a random stream keyed by (seed, n)."""
+    num_worlds: int
+    """N, the worlds a seed."""
+    obs_dim: int
+    action_dim: int
+    device: torch.device
+    max_episode_steps: int
+    """Steps after which an episode is truncated."""
+
+    @abstractmethod
+    def reset(self) -> Tensor:
+        """Start a new episode in every world, continuing each world's random stream. Returns obs (S, N, O)."""
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Step:
+        """Advance every world by one action. Raises `NonFiniteError` where an observation or reward is not finite."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to continue exactly: JSON values and numpy arrays, nested in dicts and lists."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        """Continue from `state_dict()`. Returns the observation (S, N, O) of that moment."""
+
+    def close(self) -> None:
+        """Release worker processes and renderers."""
+
+
+def world_seed(seed: int, world: int, purpose: int = 0) -> int:
+    """The seed of world `world`'s own random generator; purpose 0 is training, 1 evaluation.
+
+    Training world 0 of seed k is seeded with k itself, so that a run can be compared with
+    `suite.load(..., task_kwargs={'random': k})` by hand.
+    """
+    if world == 0 and purpose == 0:
+        return seed
+    return int(np.random.SeedSequence(seed, spawn_key=(purpose, world)).generate_state(1)[0])

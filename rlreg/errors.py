@@ -1,0 +1,23 @@
+"""The one exception for a user's mistake, and the wording that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend. `run.py` prints its message as one line and exits with status 2."""
+
+
+class NonFiniteError(UserError):
+    """An observation or reward turned NaN or infinite; the message names the field, step and seed."""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
+    """`unknown agent 'bear'; did you mean 'beer'? (valid: beer, ddpg, ...)`."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ";"
+    listed = ", ".join(valid if len(valid) <= 40 else [*difflib.get_close_matches(name, valid, 8, 0.0), "..."])
+    return UserError(f"unknown {kind} '{name}'{hint} (valid: {listed})")
