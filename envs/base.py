@@ -14,7 +14,7 @@ class Step(NamedTuple):
     """What one step returns. `terminated` and `truncated` are never merged: only the first ends the MDP."""
 
     obs: Tensor
-    """(S, N, O) float32. Where an episode ended, the first observation of the next one (same-step autoreset)."""
+    """(S, N, O) float32. Where an episode ended: the first observation of the next (same-step autoreset)."""
     reward: Tensor
     """(S, N) float32."""
     terminated: Tensor
@@ -40,11 +40,11 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def reset(self) -> Tensor:
-        """Start a new episode in every world, continuing each world's random stream. Returns obs (S, N, O)."""
+        """Start a new episode in every world, going on with its random stream. Returns obs (S, N, O)."""
 
     @abstractmethod
     def step(self, action: Tensor) -> Step:
-        """Advance every world by one action. Raises `NonFiniteError` where an observation or reward is not finite."""
+        """Act once in every world. Raises `NonFiniteError` for a non-finite observation or reward."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class VectorEnv(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         """Continue from `state_dict()`. Returns the observation (S, N, O) of that moment."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (optional: most environments hold nothing to release)
         """Release worker processes and renderers."""
 
 

@@ -1,0 +1,1 @@
+"""Environments behind one vector interface (`envs.base`). Imports `rlreg`, never `agents`."""

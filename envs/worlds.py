@@ -1,0 +1,188 @@
+"""`Worlds`: S seeds times N worlds of any single Gymnasium environment, in process or in worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.base import Step, VectorEnv, world_seed
+from envs.world import Group
+from rlreg.errors import NonFiniteError, UserError
+
+MIN_WORLDS_FOR_PROCESSES = 8
+"""`workers='auto'` stays in process below this: a round trip costs about a step of a small task."""
+
+
+class Worlds(VectorEnv):
+    """S x N environments `make(seed)`, each with float32 observations (O,) and actions (A,) in [-1, 1].
+
+    A step returns the same numbers whatever the number of workers: the same worlds, only dealt out.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], gymnasium.Env],
+        name: str,
+        seeds: Sequence[int],
+        num_worlds: int,
+        purpose: int = 0,
+        workers: int | str = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """`workers`: 0 for this process, k for k processes, 'auto' for as many as pay. `name` is for errors.
+
+        With workers `make` has to be picklable. Raises `UserError` for no seeds, no worlds or odd workers.
+        """
+        if not seeds or num_worlds < 1:
+            raise UserError(f"at least one seed and one world, not {len(seeds)} seeds of {num_worlds} worlds")
+        self.seeds, self.num_worlds, self.device = tuple(seeds), num_worlds, torch.device(device)
+        kind = "evaluation world" if purpose else "world"
+        keys = [(seed, world) for seed in self.seeds for world in range(num_worlds)]
+        streams = [world_seed(seed, world, purpose) for seed, world in keys]
+        labels = [f"{name} (seed {seed}, {kind} {world})" for seed, world in keys]
+
+        processes = _processes(workers, len(keys))
+        self._rows = -(-len(keys) // max(processes, 1))
+        cuts = range(0, len(keys), self._rows)
+        groups = [
+            partial(Group, make, streams[i : i + self._rows], labels[i : i + self._rows], self._rows)
+            for i in cuts
+        ]
+        self._processes: AsyncVectorEnv | None = None
+        self._group: Group | None = None
+        if processes:
+            self._processes = _start(groups, preload=_module(make))
+            self.max_episode_steps = self._processes.get_attr("max_episode_steps")[0]
+            space, actions = self._processes.single_observation_space, self._processes.single_action_space
+        else:
+            self._group = groups[0]()
+            self.max_episode_steps = self._group.max_episode_steps
+            space, actions = self._group.observation_space, self._group.action_space
+        self.obs_dim, self.action_dim = space.shape[-1], actions.shape[-1]
+        # Rows beyond the last world exist where the groups do not divide evenly; their actions stay zero.
+        self._actions = np.zeros((len(groups), self._rows, self.action_dim), np.float32)
+
+    def reset(self) -> Tensor:
+        obs, info = self._processes.reset() if self._processes else self._group.reset()
+        _raise_error(info)
+        return self._observations(obs)[0]
+
+    def step(self, action: Tensor) -> Step:
+        worlds = len(self.seeds) * self.num_worlds
+        self._actions.reshape(-1, self.action_dim)[:worlds] = (
+            action.detach().cpu().numpy().reshape(worlds, self.action_dim)
+        )
+        if self._processes:
+            obs, reward, terminated, truncated, info = self._processes.step(self._actions)
+        else:
+            obs, reward, terminated, truncated, info = self._group.step(self._actions[0])
+        if info:
+            _raise_error(info)
+        obs, final_obs = self._observations(obs)
+        return Step(
+            obs,
+            self._tensor(reward, np.float32),
+            self._tensor(terminated, bool),
+            self._tensor(truncated, bool),
+            final_obs,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """{'seeds', 'worlds': [[{'rng', 'actions'} a world] a seed]}; see `envs.world.World.state`."""
+        groups = self._processes.get_attr("state") if self._processes else [self._group.state]
+        flat = [state for group in groups for state in group]
+        n = self.num_worlds
+        return {
+            "seeds": list(self.seeds),
+            "worlds": [flat[i : i + n] for i in range(0, len(flat), n)],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        flat = [world for seed in state["worlds"] for world in seed]
+        if tuple(state["seeds"]) != self.seeds or len(flat) != len(self.seeds) * self.num_worlds:
+            raise UserError(
+                f"environment state of seeds {list(state['seeds'])} with {len(flat)} worlds in all does not "
+                f"fit seeds {list(self.seeds)} with {self.num_worlds} worlds each"
+            )
+        groups = [flat[i : i + self._rows] for i in range(0, len(flat), self._rows)]
+        if self._processes:
+            self._processes.set_attr("state", groups)
+            obs = np.stack(self._processes.get_attr("observation"))
+        else:
+            self._group.state = groups[0]
+            obs = self._group.observation
+        return self._observations(obs)[0]
+
+    def close(self) -> None:
+        (self._processes or self._group).close()
+
+    def _observations(self, groups: NDArray) -> tuple[Tensor, Tensor]:
+        """(groups, 2, rows, O), or (2, rows, O) in process, to obs and final_obs (S, N, O), both fresh."""
+        if groups.ndim == 4:
+            groups = groups.swapaxes(0, 1).reshape(2, -1, self.obs_dim)
+        shape = (len(self.seeds), self.num_worlds, self.obs_dim)
+        worlds = shape[0] * shape[1]
+        both = torch.tensor(groups[:, :worlds]).to(self.device)
+        return both[0].view(shape), both[1].view(shape)
+
+    def _tensor(self, values: NDArray, dtype: type) -> Tensor:
+        """(groups, rows) or (rows,) to a fresh tensor (S, N)."""
+        shape = (len(self.seeds), self.num_worlds)
+        flat = np.array(values.reshape(-1)[: shape[0] * shape[1]], dtype)
+        return torch.from_numpy(flat).view(shape).to(self.device)
+
+
+def _processes(workers: int | str, worlds: int) -> int:
+    """How many processes to start for `worlds` worlds; 0 keeps them in this one."""
+    if workers == "auto":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(cores, worlds) if cores > 2 and worlds >= MIN_WORLDS_FOR_PROCESSES else 0
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise UserError(f"workers={workers!r}: give a number of processes, 0 for none, or 'auto'")
+    return min(workers, worlds)
+
+
+def _start(groups: Sequence[Callable[[], Group]], preload: str) -> AsyncVectorEnv:
+    """Gymnasium's worker processes, one a group. The groups restart their own episodes, hence no autoreset.
+
+    'forkserver': torch's threads must not be forked, and the server imports the simulator once for all.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", preload])
+    return AsyncVectorEnv(
+        [partial(_in_worker, group, os.getpid()) for group in groups],
+        shared_memory=True,
+        copy=False,
+        context="forkserver",
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+
+
+def _in_worker(group: Callable[[], Group], parent: int) -> Group:
+    """Build a group. A worker ignores Ctrl-C: the parent wants its state for the last checkpoint."""
+    if os.getpid() != parent:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return group()
+
+
+def _module(make: Callable) -> str:
+    """The module that the worker processes import to build their worlds."""
+    while isinstance(make, partial):
+        make = make.func
+    return make.__module__
+
+
+def _raise_error(info: dict[str, Any]) -> None:
+    """Raise what a group reported; `AsyncVectorEnv` makes an array of it, with None where all is well."""
+    if "error" in info:
+        raise NonFiniteError(next(str(error) for error in np.atleast_1d(info["error"]) if error))
