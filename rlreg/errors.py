@@ -21,3 +21,9 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     hint = f"; did you mean '{close[0]}'?" if close else ";"
     listed = ", ".join(valid if len(valid) <= 40 else [*difflib.get_close_matches(name, valid, 8, 0.0), "..."])
     return UserError(f"unknown {kind} '{name}'{hint} (valid: {listed})")
+
+
+def require(holds: bool, field: str, value: object, valid: str) -> None:
+    """Raise `agent.discount=1.5 is not valid; give a number in [0, 1)` unless `holds`."""
+    if not holds:
+        raise UserError(f"{field}={value} is not valid; give {valid}")

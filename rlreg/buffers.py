@@ -1,0 +1,77 @@
+"""Transitions on the training device, written and sampled by index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlreg.rng import Rng
+
+
+class Batch(NamedTuple):
+    """B transitions a seed."""
+
+    obs: Tensor
+    """(S, B, O)."""
+    action: Tensor
+    """(S, B, A), in [-1, 1]."""
+    reward: Tensor
+    """(S, B)."""
+    next_obs: Tensor
+    """(S, B, O): the observation the action led to, never that of a following episode."""
+    terminated: Tensor
+    """(S, B), 1.0 where the task ended; 0.0 where a time limit cut the episode."""
+
+
+class Replay:
+    """A ring of transitions for each of S seeds.
+
+    A transition is one row [obs | action | reward | next_obs | terminated] of one tensor, so that a batch is
+    one gather. Memory is reserved, and touched only as the ring fills.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], capacity: int, obs_dim: int, action_dim: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.capacity = capacity
+        self.widths = (obs_dim, action_dim, 1, obs_dim, 1)
+        self.rows = torch.empty(len(seeds), capacity, sum(self.widths), device=device)
+        self.rng = Rng(seeds, device)
+        self.inserted = 0
+        """Rows ever inserted, a seed; row i lies in slot i % capacity."""
+        self.size = torch.zeros((), dtype=torch.int64, device=device)
+        """min(inserted, capacity) on the device, where a compiled update reads it."""
+        self._seed_index = torch.arange(len(seeds), device=device)[:, None]
+
+    def add(self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
+        """Insert N transitions a seed: obs (S, N, O), action (S, N, A), reward and terminated (S, N)."""
+        rows = torch.cat([obs, action, reward[..., None], next_obs, terminated[..., None].to(obs.dtype)], dim=-1)
+        self.write(self.inserted, rows)
+
+    def write(self, first: int, rows: Tensor) -> None:
+        """Put rows (S, n, width) at row numbers first .. first + n - 1; `inserted` becomes their end."""
+        start = first % self.capacity
+        head = min(rows.shape[1], self.capacity - start)
+        self.rows[:, start : start + head] = rows[:, :head]
+        if head < rows.shape[1]:
+            self.rows[:, : rows.shape[1] - head] = rows[:, head:]
+        self.inserted = first + rows.shape[1]
+        self.size.fill_(min(self.inserted, self.capacity))
+
+    def read(self, first: int, last: int) -> Tensor:
+        """Rows first .. last - 1 by row number, (S, last - first, width); they must still be in the ring."""
+        slots = torch.arange(first, last, device=self.rows.device) % self.capacity
+        return self.rows.index_select(1, slots)
+
+    def sample(self, stream: str, step: int | Tensor, batch_size: int) -> Batch:
+        """Uniform with replacement: a function of (seed, stream, step) and what the ring holds."""
+        index = self.rng.integers(stream, step, (batch_size,), self.size)
+        return self.batch(self.rows[self._seed_index, index])
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Name the columns of rows (S, B, width)."""
+        obs, action, reward, next_obs, terminated = rows.split(self.widths, dim=-1)
+        return Batch(obs, action, reward.squeeze(-1), next_obs, terminated.squeeze(-1))

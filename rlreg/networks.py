@@ -1,0 +1,122 @@
+"""Actor and critic networks, stacked over seeds.
+
+A network here is a stateless function of a dictionary of parameters, `net(params, x)`: the online, target
+and detached versions of one network are three dictionaries. Every parameter carries its leading axes in
+front, weights (S, [E,] in, out) and biases (S, [E,] 1, out), so that S independent agents with E critics
+each are one batched matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlreg.rng import Rng
+
+Params = dict[str, Tensor]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`x @ weight + bias` over any leading axes: (..., B, in), (..., in, out), (..., 1, out) -> (..., B, out)."""
+    *lead, fan_in, fan_out = weight.shape
+    stack = math.prod(lead)
+    batch = x.shape[-2]
+    if stack == 1:  # one plain product: a batched product over one matrix is many times slower on some CPUs
+        out = torch.addmm(bias.reshape(fan_out), x.reshape(batch, fan_in), weight.reshape(fan_in, fan_out))
+    else:
+        x = x.expand(*lead, batch, fan_in).reshape(stack, batch, fan_in)
+        out = torch.baddbmm(bias.reshape(stack, 1, fan_out), x, weight.reshape(stack, fan_in, fan_out))
+    return out.reshape(*lead, batch, fan_out)
+
+
+class MLP:
+    """Linear layers with ReLU between. `features` are the last hidden layer's, after its ReLU."""
+
+    def __init__(self, sizes: Sequence[int], lead: Sequence[int] = ()) -> None:
+        """`sizes`: in, hidden..., out. `lead`: axes between the seeds and the matrices, such as (E,)."""
+        self.sizes, self.lead = tuple(sizes), tuple(lead)
+        self.depth = len(self.sizes) - 1
+
+    def init(self, rng: Rng, name: str) -> Params:
+        """PyTorch's default initialisation: weights and biases uniform on +-1/sqrt(fan_in)."""
+        params = {}
+        for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+            for part, shape in (("weight", (fan_in, fan_out)), ("bias", (1, fan_out))):
+                unit = rng.uniform(f"init/{name}/{layer}.{part}", 0, (*self.lead, *shape))
+                params[f"{layer}.{part}"] = (2.0 * unit - 1.0) / math.sqrt(fan_in)
+        return params
+
+    def features(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """(S, [E,] B, in) -> (S, [E,] B, H)."""
+        for layer in range(self.depth - 1):
+            x = F.relu(linear(x, params[f"{layer}.weight"], params[f"{layer}.bias"]))
+        return x
+
+    def head(self, params: Mapping[str, Tensor], features: Tensor) -> Tensor:
+        """(S, [E,] B, H) -> (S, [E,] B, out)."""
+        last = self.depth - 1
+        return linear(features, params[f"{last}.weight"], params[f"{last}.bias"])
+
+    def __call__(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return self.head(params, self.features(params, x))
+
+
+class Actor:
+    """Deterministic policy mu(s) = tanh(MLP(s)), in [-1, 1]."""
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int] = (256, 256)) -> None:
+        self.mlp = MLP((obs_dim, *hidden, action_dim))
+
+    def init(self, rng: Rng, name: str = "actor") -> Params:
+        return self.mlp.init(rng, name)
+
+    def __call__(self, params: Mapping[str, Tensor], obs: Tensor) -> Tensor:
+        """(S, B, O) -> (S, B, A)."""
+        return torch.tanh(self.mlp(params, obs))
+
+
+class Critic:
+    """E state-action values Q(s, a) = phi(s, a)^T w + b, with the features phi on request."""
+
+    def __init__(
+        self, obs_dim: int, action_dim: int, hidden: Sequence[int] = (256, 256), num_critics: int = 1
+    ) -> None:
+        self.mlp = MLP((obs_dim + action_dim, *hidden, 1), lead=(num_critics,))
+
+    def init(self, rng: Rng, name: str = "critic") -> Params:
+        return self.mlp.init(rng, name)
+
+    def features(self, params: Mapping[str, Tensor], obs: Tensor, action: Tensor) -> Tensor:
+        """phi(s, a), the last hidden layer: (S, B, O), (S, B, A) -> (S, E, B, H)."""
+        return self.mlp.features(params, torch.cat([obs, action], dim=-1).unsqueeze(1))
+
+    def value(self, params: Mapping[str, Tensor], features: Tensor) -> Tensor:
+        """Q from its features: (S, E, B, H) -> (S, E, B)."""
+        return self.mlp.head(params, features).squeeze(-1)
+
+    def head_weight(self, params: Mapping[str, Tensor]) -> Tensor:
+        """w, the last layer's weight without its bias: (S, E, H)."""
+        return params[f"{self.mlp.depth - 1}.weight"].squeeze(-1)
+
+    def __call__(self, params: Mapping[str, Tensor], obs: Tensor, action: Tensor) -> Tensor:
+        """Q(s, a): (S, B, O), (S, B, A) -> (S, E, B)."""
+        return self.value(params, self.features(params, obs, action))
+
+
+def detached(params: Mapping[str, Tensor]) -> Params:
+    """The same tensors, cut from any gradient."""
+    return {name: value.detach() for name, value in params.items()}
+
+
+def first_critic(params: Mapping[str, Tensor]) -> Params:
+    """The parameters of critic 0 alone, as an ensemble of one: (S, E, ...) -> (S, 1, ...)."""
+    return {name: value[:, :1] for name, value in params.items()}
+
+
+def polyak_(target: Params, online: Mapping[str, Tensor], tau: float) -> None:
+    """target <- (1 - tau) target + tau online, in place."""
+    torch._foreach_lerp_(list(target.values()), [online[name].detach() for name in target], tau)

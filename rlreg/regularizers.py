@@ -1,0 +1,154 @@
+"""Regularisers of a critic's last hidden layer, one signature: BEER, DR3, InFeR, none.
+
+Each is `loss(features) -> ((S,), metrics)`, added to the TD loss. With E critics the loss is their sum, as
+the TD loss is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlreg.errors import require
+from rlreg.networks import Params
+from rlreg.rng import Rng
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass
+class CriticFeatures:
+    """What a regulariser may look at, for one batch of transitions (s, a, r, s')."""
+
+    params: Mapping[str, Tensor]
+    """The critic's parameters, with a regulariser's own among them; gradients flow to these."""
+    feature: Tensor
+    """phi_theta(s, a), (S, E, B, H), with gradient."""
+    next_feature_target: Tensor
+    """phi_theta-(s', a'), (S, E, B, H): the target network's, as in the TD target. No gradient."""
+    next_feature_online: Callable[[], Tensor]
+    """phi_theta(s', mu(s')), (S, E, B, H), by online critic and actor; computed when called."""
+    features_by: Callable[[Mapping[str, Tensor]], Tensor]
+    """phi(s, a), (S, E, B, H), by other parameters of the same network."""
+    head_weight: Tensor
+    """w of Q = phi^T w, (S, E, H)."""
+    reward: Tensor
+    """(S, B)."""
+    terminated: Tensor
+    """(S, B), 1.0 at the end of the task, where there is no phi'."""
+    discount: float
+
+
+class Regularizer:
+    """No regulariser, and the base of the others."""
+
+    def init(self, critic: Mapping[str, Tensor], rng: Rng) -> tuple[Params, Params]:
+        """Extra parameters trained with the critic, and constants kept with it. Both empty unless overridden."""
+        return {}, {}
+
+    def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        """The penalty (S,), its weight included, and metrics (S,) to log."""
+        return torch.zeros_like(f.reward[:, 0]), {}
+
+
+class BEER(Regularizer):
+    """Bellman-equation bound on the cosine of consecutive features (He et al., ICLR 2024, eq. 12).
+
+    From phi(s, a)^T w = r + gamma phi(s', a')^T w follows (Theorem 1, Remark 1)
+
+        cos(phi, phi')  <=  (|phi|^2 + gamma^2 |phi'|^2 - r^2 / |w|^2) / (2 gamma |phi| |phi'|)  =: bound
+
+    and the penalty is beta mean(relu(cos(phi, sg phi') - sg bound)). Two readings of phi':
+
+    - `target`: the target network's throughout, as the paper derives it. The bound is then at least 1
+      wherever r = 0.
+    - `released`: as the authors' code, which made the published results: |phi'| in the numerator is
+      the online network's at the online actor's action, everything else the target network's.
+    """
+
+    def __init__(self, beta: float = 1e-3, next_feature: Literal["target", "released"] = "released") -> None:
+        require(beta >= 0, "regularizer.beta", beta, "a number >= 0")
+        require(
+            next_feature in ("target", "released"), "regularizer.next_feature", next_feature, "target or released"
+        )
+        self.beta, self.next_feature = beta, next_feature
+
+    def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        with torch.no_grad():
+            feature, target = f.feature.detach(), f.next_feature_target
+            numerator_next = target if self.next_feature == "target" else f.next_feature_online()
+            norms = feature.norm(dim=-1) * target.norm(dim=-1)
+            reward_term = torch.square(f.reward).unsqueeze(1) / _squared_norm(f.head_weight).unsqueeze(-1)
+            numerator = (
+                _squared_norm(feature) + f.discount**2 * _squared_norm(numerator_next) - reward_term
+            )  # (S, E, B)
+            # A dead feature has no direction, and a terminal transition no phi': neither is constrained.
+            constrained = (norms > 1e-12) & (f.terminated == 0).unsqueeze(1)
+            bound = numerator / (2 * f.discount * norms.clamp_min(1e-12))
+        cosine = F.cosine_similarity(f.feature, f.next_feature_target, dim=-1, eps=1e-6)
+        excess = torch.where(constrained, F.relu(cosine - bound), 0.0)
+        loss = self.beta * excess.mean(dim=-1).sum(dim=-1)
+        return loss, {
+            "regularizer/cosine": cosine.mean(dim=(1, 2)),
+            "regularizer/bound": torch.where(constrained, bound, 0.0).mean(dim=(1, 2)),
+            "regularizer/active": (excess > 0).float().mean(dim=(1, 2)),
+        }
+
+
+class DR3(Regularizer):
+    """Penalty on the inner product of consecutive features (Kumar et al., ICLR 2022, section 5).
+
+    coefficient * mean(phi(s, a)^T phi(s', a')), both by the online network and both with gradient.
+    """
+
+    def __init__(self, coefficient: float = 1e-3) -> None:
+        require(coefficient >= 0, "regularizer.coefficient", coefficient, "a number >= 0")
+        self.coefficient = coefficient
+
+    def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        inner = (f.feature * f.next_feature_online()).sum(dim=-1)  # (S, E, B)
+        inner = inner * (1.0 - f.terminated).unsqueeze(1)
+        cosine = F.cosine_similarity(f.feature.detach(), f.next_feature_target, dim=-1, eps=1e-6)
+        return self.coefficient * inner.mean(dim=-1).sum(dim=-1), {
+            "regularizer/inner_product": inner.mean(dim=(1, 2)),
+            "regularizer/cosine": cosine.mean(dim=(1, 2)),
+        }
+
+
+class InFeR(Regularizer):
+    """Initial feature regularisation (Lyle et al., ICLR 2022, eq. 4).
+
+    k extra linear heads g on the features are kept near `scale` times what they said at initialisation:
+    alpha * mean_B sum_k (g(s, a; theta) - scale * g(s, a; theta_0))^2. Features and heads are both trained.
+    """
+
+    def __init__(self, heads: int = 10, alpha: float = 0.1, scale: float = 100.0) -> None:
+        require(heads >= 1, "regularizer.heads", heads, "a whole number >= 1")
+        require(alpha >= 0, "regularizer.alpha", alpha, "a number >= 0")
+        self.heads, self.alpha, self.scale = heads, alpha, scale
+
+    def init(self, critic: Mapping[str, Tensor], rng: Rng) -> tuple[Params, Params]:
+        *_, last = (name for name in critic if name.endswith(".weight"))
+        *lead, width, _ = critic[last].shape
+        unit = rng.uniform("init/infer", 0, (*lead[1:], width, self.heads))
+        heads = (2.0 * unit - 1.0) / width**0.5
+        # The head of Q itself plays no part in the features: no copy of it is kept.
+        prefix = last.removesuffix("weight")
+        initial = {name: value.clone() for name, value in critic.items() if not name.startswith(prefix)}
+        return {"infer.weight": heads}, {**initial, "infer.weight": heads.clone()}
+
+    def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        with torch.no_grad():
+            initial = f.features_by(constants) @ constants["infer.weight"]  # (S, E, B, k)
+        now = f.feature @ f.params["infer.weight"]
+        error = torch.square(now - self.scale * initial).sum(dim=-1).mean(dim=-1)  # (S, E)
+        return self.alpha * error.sum(dim=-1), {}
+
+
+def _squared_norm(x: Tensor) -> Tensor:
+    return torch.square(x).sum(dim=-1)
