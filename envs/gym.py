@@ -33,6 +33,23 @@ def _module(spec: gymnasium.envs.registration.EnvSpec) -> str:
     return spec.entry_point if isinstance(spec.entry_point, str) else ""
 
 
+class ActionScale:
+    """Maps actions in [-1, 1] to a Box's bounds, in float32; actions beyond are clipped to the bounds."""
+
+    def __init__(self, name: str, space: gymnasium.Space) -> None:
+        """Raises `UserError`, naming the task `name`, if the space is not a bounded Box."""
+        if not isinstance(space, gymnasium.spaces.Box) or not space.is_bounded():
+            raise UserError(f"'{name}' has actions {space}; only a bounded Box will do")
+        self._shape = space.shape
+        self._low, self._high = space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
+        self._centre, self._half_range = (self._high + self._low) / 2, (self._high - self._low) / 2
+
+    def __call__(self, action: NDArray) -> NDArray[np.float32]:
+        """(..., A) in [-1, 1] to (..., *the space's shape)."""
+        scaled = np.clip(self._centre + self._half_range * action, self._low, self._high)
+        return scaled.reshape(*action.shape[:-1], *self._shape)
+
+
 class ContinuousEnv(gymnasium.Wrapper):
     """Actions in [-1, 1] mapped to the task's bounds, observations flattened to float32 (O,).
 
@@ -42,21 +59,16 @@ class ContinuousEnv(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, seed: int | None = None) -> None:
         """Raises `UserError` for spaces that are not continuous and bounded, or for endless episodes."""
         super().__init__(env)
-        name, actions = env.spec.id, env.action_space
-        if not isinstance(actions, gymnasium.spaces.Box) or not actions.is_bounded():
-            raise UserError(f"'{name}' has actions {actions}; only a bounded Box will do")
+        name = env.spec.id
+        self._scale = ActionScale(name, env.action_space)
         if not isinstance(env.observation_space, gymnasium.spaces.Box | gymnasium.spaces.Dict):
             raise UserError(f"'{name}' has observations {env.observation_space}; only a Box or Dict will do")
         if env.spec.max_episode_steps is None:
-            raise UserError(f"'{name}' has no time limit; give one as max_episode_steps=1000")
+            raise UserError(f"'{name}' has no time limit; give one, as in max_episode_steps=1000")
         self.max_episode_steps = env.spec.max_episode_steps
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (flatdim(actions),), np.float32)
-        self.observation_space = gymnasium.spaces.Box(
-            -np.inf, np.inf, (flatdim(env.observation_space),), np.float32
-        )
-        low, high = actions.low.ravel().astype(np.float32), actions.high.ravel().astype(np.float32)
-        self._low, self._high = low, high
-        self._centre, self._half_range = (high + low) / 2, (high - low) / 2
+        actions, observations = flatdim(env.action_space), flatdim(env.observation_space)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observations,), np.float32)
         if seed is not None:
             env.unwrapped.np_random, _ = np_random(seed)
 
@@ -67,8 +79,7 @@ class ContinuousEnv(gymnasium.Wrapper):
         return self._flat(obs), info
 
     def step(self, action: NDArray) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        scaled = np.clip(self._centre + self._half_range * action, self._low, self._high)
-        obs, reward, terminated, truncated, info = self.env.step(scaled.reshape(self.env.action_space.shape))
+        obs, reward, terminated, truncated, info = self.env.step(self._scale(action))
         return self._flat(obs), float(reward), bool(terminated), bool(truncated), info
 
     def _flat(self, obs: Any) -> NDArray[np.float32]:

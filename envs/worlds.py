@@ -47,6 +47,7 @@ class Worlds(VectorEnv):
         if not seeds or num_worlds < 1:
             raise UserError(f"at least one seed and one world, not {len(seeds)} seeds of {num_worlds} worlds")
         self.seeds, self.num_worlds, self.device = tuple(seeds), num_worlds, torch.device(device)
+        self._worlds = len(self.seeds) * num_worlds
         kind = "evaluation world" if purpose else "world"
         keys = [(seed, world) for seed in self.seeds for world in range(num_worlds)]
         streams = [world_seed(seed, world, purpose) for seed, world in keys]
@@ -79,9 +80,8 @@ class Worlds(VectorEnv):
         return self._observations(obs)[0]
 
     def step(self, action: Tensor) -> Step:
-        worlds = len(self.seeds) * self.num_worlds
-        self._actions.reshape(-1, self.action_dim)[:worlds] = (
-            action.detach().cpu().numpy().reshape(worlds, self.action_dim)
+        self._actions.reshape(-1, self.action_dim)[: self._worlds] = action.numpy(force=True).reshape(
+            self._worlds, self.action_dim
         )
         if self._processes:
             obs, reward, terminated, truncated, info = self._processes.step(self._actions)
@@ -91,11 +91,7 @@ class Worlds(VectorEnv):
             _raise_error(info)
         obs, final_obs = self._observations(obs)
         return Step(
-            obs,
-            self._tensor(reward, np.float32),
-            self._tensor(terminated, bool),
-            self._tensor(truncated, bool),
-            final_obs,
+            obs, self._per_world(reward), self._per_world(terminated), self._per_world(truncated), final_obs
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,7 +106,7 @@ class Worlds(VectorEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         flat = [world for seed in state["worlds"] for world in seed]
-        if tuple(state["seeds"]) != self.seeds or len(flat) != len(self.seeds) * self.num_worlds:
+        if tuple(state["seeds"]) != self.seeds or len(flat) != self._worlds:
             raise UserError(
                 f"environment state of seeds {list(state['seeds'])} with {len(flat)} worlds in all does not "
                 f"fit seeds {list(self.seeds)} with {self.num_worlds} worlds each"
@@ -131,16 +127,15 @@ class Worlds(VectorEnv):
         """(groups, 2, rows, O), or (2, rows, O) in process, to obs and final_obs (S, N, O), both fresh."""
         if groups.ndim == 4:
             groups = groups.swapaxes(0, 1).reshape(2, -1, self.obs_dim)
-        shape = (len(self.seeds), self.num_worlds, self.obs_dim)
-        worlds = shape[0] * shape[1]
-        both = torch.tensor(groups[:, :worlds]).to(self.device)
-        return both[0].view(shape), both[1].view(shape)
+        shape = (2, len(self.seeds), self.num_worlds, self.obs_dim)
+        both = groups[:, : self._worlds].copy().reshape(shape)
+        return torch.from_numpy(both).to(self.device).unbind()
 
-    def _tensor(self, values: NDArray, dtype: type) -> Tensor:
+    def _per_world(self, values: NDArray) -> Tensor:
         """(groups, rows) or (rows,) to a fresh tensor (S, N)."""
-        shape = (len(self.seeds), self.num_worlds)
-        flat = np.array(values.reshape(-1)[: shape[0] * shape[1]], dtype)
-        return torch.from_numpy(flat).view(shape).to(self.device)
+        dtype = bool if values.dtype == bool else np.float32  # AsyncVectorEnv widens rewards to float64
+        flat = values.reshape(-1)[: self._worlds].astype(dtype)
+        return torch.from_numpy(flat.reshape(len(self.seeds), self.num_worlds)).to(self.device)
 
 
 def _processes(workers: int | str, worlds: int) -> int:

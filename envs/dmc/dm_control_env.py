@@ -110,6 +110,10 @@ class DMControlEnv(gymnasium.Env):
         self._env = suite.load(
             domain, name, task_kwargs={"random": seed}, environment_kwargs={"flat_observation": True}
         )
+        if self.render_mode is None:
+            # `quadruped-escape` asks for a renderer at every reset, to show it the new terrain. Without this it
+            # could not run where there is no OpenGL.
+            self._env.physics._make_rendering_contexts = lambda: None
 
     @staticmethod
     def _observation(time_step: Any) -> NDArray[np.float32]:

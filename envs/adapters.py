@@ -1,0 +1,149 @@
+"""Between our vector interface and Gymnasium's, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.base import Step, VectorEnv, world_seed
+from envs.gym import ActionScale
+from envs.world import non_finite
+from rlreg.errors import NonFiniteError, UserError
+
+
+class ToGymnasium(gymnasium.vector.VectorEnv):
+    """Our S x N worlds as a Gymnasium vector environment of S*N (seed by seed), with same-step autoreset.
+
+    As from Gymnasium's own, `infos['final_obs']` holds, where `infos['_final_obs']`, the observation that
+    ended the episode.
+    """
+
+    def __init__(self, env: VectorEnv) -> None:
+        self.env = env
+        self.num_envs = len(env.seeds) * env.num_worlds
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (env.obs_dim,), np.float32)
+        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (env.action_dim,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Observations (S*N, O). Raises `UserError` for a seed: worlds have theirs from the start."""
+        if seed is not None:
+            raise UserError(
+                f"reset(seed={seed}): the worlds were given seeds {list(self.env.seeds)} when made"
+            )
+        return self._rows(self.env.reset()), {}
+
+    def step(self, actions: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray, dict[str, Any]]:
+        """Actions (S*N, A) to observations (S*N, O), rewards, terminations and truncations (S*N,), infos."""
+        shape = (len(self.env.seeds), self.env.num_worlds, self.env.action_dim)
+        action = torch.as_tensor(actions, dtype=torch.float32, device=self.env.device)
+        obs, reward, terminated, truncated, final_obs = map(self._rows, self.env.step(action.reshape(shape)))
+        infos: dict[str, Any] = {}
+        for row in np.flatnonzero(terminated | truncated):
+            infos = self._add_info(infos, {"final_obs": final_obs[row], "final_info": {}}, row)
+        return obs, reward, terminated, truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self.env.close()
+
+    def _rows(self, values: Tensor) -> NDArray:
+        return values.flatten(0, 1).numpy(force=True)
+
+
+class FromGymnasium(VectorEnv):
+    """Any Gymnasium vector environment of S*N continuous worlds with same-step autoreset, as one of ours.
+
+    It cannot be saved: Gymnasium's vector interface does not reveal its worlds' state.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.vector.VectorEnv,
+        seeds: Sequence[int],
+        num_worlds: int,
+        max_episode_steps: int,
+        purpose: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """Raises `UserError` for another autoreset, another number of worlds or spaces that are not Boxes."""
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise UserError(f"vector environment with autoreset {mode}; make it with AutoresetMode.SAME_STEP")
+        if env.num_envs != len(seeds) * num_worlds:
+            raise UserError(f"{env.num_envs} environments for {len(seeds)} seeds of {num_worlds} worlds")
+        observations = env.single_observation_space
+        if not isinstance(observations, gymnasium.spaces.Box):
+            raise UserError(
+                f"observations {observations}: wrap it in gymnasium.wrappers.vector.FlattenObservation"
+            )
+        self._env, self._scale = env, ActionScale("vector environment", env.single_action_space)
+        self.seeds, self.num_worlds, self.device = tuple(seeds), num_worlds, torch.device(device)
+        self.max_episode_steps = max_episode_steps
+        self.obs_dim = int(np.prod(observations.shape))
+        self.action_dim = int(np.prod(env.single_action_space.shape))
+        self._streams: list[int] | None = [
+            world_seed(seed, world, purpose) for seed in seeds for world in range(num_worlds)
+        ]
+        self._episode_steps = np.zeros(env.num_envs, int)
+
+    def reset(self) -> Tensor:
+        obs, _ = self._env.reset(seed=self._streams)
+        self._streams = None  # given once: later episodes go on with each world's stream
+        self._episode_steps[:] = 0
+        obs = self._flat(obs)
+        self._check(obs, np.zeros(len(obs)))
+        return self._tensor(obs)
+
+    def step(self, action: Tensor) -> Step:
+        rows = action.numpy(force=True).reshape(-1, self.action_dim)
+        obs, reward, terminated, truncated, infos = self._env.step(self._scale(rows))
+        obs = self._flat(obs)
+        final_obs = obs.copy()
+        ended = np.flatnonzero(terminated | truncated)
+        for row in ended:
+            final_obs[row] = np.ravel(infos["final_obs"][row])
+        self._episode_steps += 1
+        self._check(final_obs, reward)
+        self._episode_steps[ended] = 0
+        values = (obs, reward.astype(np.float32), terminated.astype(bool), truncated.astype(bool), final_obs)
+        return Step(*map(self._tensor, values))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Raises `UserError`: see the class."""
+        raise UserError("a Gymnasium vector environment cannot be saved; envs.gym.make's worlds can")
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        """Raises `UserError`: see the class."""
+        raise UserError("a Gymnasium vector environment cannot be restored; envs.gym.make's worlds can")
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _flat(self, obs: NDArray) -> NDArray[np.float32]:
+        """A copy (S*N, O): the environment may hand out its own buffer."""
+        return np.array(obs, np.float32).reshape(self._env.num_envs, self.obs_dim)
+
+    def _tensor(self, rows: NDArray) -> Tensor:
+        return torch.from_numpy(rows.reshape(len(self.seeds), self.num_worlds, *rows.shape[1:])).to(
+            self.device
+        )
+
+    def _check(self, obs: NDArray, reward: NDArray) -> None:
+        if np.isfinite(reward).all() and np.isfinite(obs).all():
+            return
+        for row, step in enumerate(self._episode_steps):
+            if problem := non_finite(obs[row], float(reward[row])):
+                seed, world = self.seeds[row // self.num_worlds], row % self.num_worlds
+                raise NonFiniteError(f"{problem} at episode step {step} (seed {seed}, world {world})")
