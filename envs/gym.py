@@ -22,15 +22,11 @@ if TYPE_CHECKING:
 
 
 def gym_ids() -> tuple[str, ...]:
-    """The registered MuJoCo tasks and Pendulum-v1: what to suggest. (Other ids work too.)"""
-    specs = gymnasium.registry.values()
-    mujoco = (spec.id for spec in specs if _module(spec).startswith("gymnasium.envs.mujoco."))
-    return (*mujoco, "Pendulum-v1")
-
-
-def _module(spec: gymnasium.envs.registration.EnvSpec) -> str:
-    """Where the task lives; '' for the ids that are registered only to say that they are gone (v2, v3)."""
-    return spec.entry_point if isinstance(spec.entry_point, str) else ""
+    """The MuJoCo tasks that still run, and Pendulum-v1: what to suggest. (Other ids work too.)"""
+    # v2 and v3 have no module: they are registered only to say that they are gone. Pusher-v4 needs mujoco<3.
+    modules = {spec.id: str(spec.entry_point) for spec in gymnasium.registry.values()}
+    mujoco = (id for id, module in modules.items() if module.startswith("gymnasium.envs.mujoco."))
+    return (*(id for id in mujoco if id != "Pusher-v4"), "Pendulum-v1")
 
 
 class ActionScale:
@@ -50,7 +46,7 @@ class ActionScale:
         return scaled.reshape(*action.shape[:-1], *self._shape)
 
 
-class ContinuousEnv(gymnasium.Wrapper):
+class ContinuousEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
     """Actions in [-1, 1] mapped to the task's bounds, observations flattened to float32 (O,).
 
     The random generator is seeded once, at the start, so that the first `reset()` is `reset(seed=seed)`.
@@ -58,7 +54,8 @@ class ContinuousEnv(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, seed: int | None = None) -> None:
         """Raises `UserError` for spaces that are not continuous and bounded, or for endless episodes."""
-        super().__init__(env)
+        gymnasium.utils.RecordConstructorArgs.__init__(self, seed=seed)  # so that `env.spec` can remake it
+        gymnasium.Wrapper.__init__(self, env)
         name = env.spec.id
         self._scale = ActionScale(name, env.action_space)
         if not isinstance(env.observation_space, gymnasium.spaces.Box | gymnasium.spaces.Dict):
@@ -90,8 +87,6 @@ def make_single(
     id: str, seed: int | None = None, render_mode: str | None = None, **kwargs: Any
 ) -> gymnasium.Env:
     """One task as a `gymnasium.Env`; `kwargs` go to `gymnasium.make`. Raises `UserError`."""
-    if id in gymnasium.registry and not _module(gymnasium.registry[id]):
-        raise unknown("Gymnasium id", id, gym_ids())
     try:
         with warnings.catch_warnings():
             # v4 tasks are asked for on purpose: published figures were made with them.
@@ -99,6 +94,8 @@ def make_single(
             env = gymnasium.make(id, render_mode=render_mode, disable_env_checker=True, **kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv):
         raise unknown("Gymnasium id", id, gym_ids()) from None
+    except (gymnasium.error.Error, ImportError, TypeError) as error:  # a missing package, a mistaken argument
+        raise UserError(f"cannot make '{id}': {' '.join(str(error).split())}") from error
     return ContinuousEnv(env, seed)
 
 

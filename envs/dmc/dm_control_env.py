@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import gymnasium
 import numpy as np
-from dm_control import suite
-from dm_control.rl.control import PhysicsError
 from numpy.typing import NDArray
 
 from rlreg.errors import NonFiniteError, UserError, unknown
+
+with warnings.catch_warnings():
+    # Without a display its import says so, once a process; `render` says it where it matters.
+    warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
+    from dm_control import suite
+    from dm_control.rl.control import PhysicsError
 
 # MuJoCo announces, for every world, the removal of an attribute that the suite's own models use.
 logging.getLogger("absl").addFilter(lambda record: "settotalmass" not in record.getMessage())
@@ -96,11 +101,17 @@ class DMControlEnv(gymnasium.Env):
         return self._observation(time_step), reward, terminated, truncated, {}
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The task's first camera as (height, width, 3), if `render_mode='rgb_array'`."""
+        """The task's first camera as (height, width, 3), or None without `render_mode='rgb_array'`.
+
+        Raises `UserError` where OpenGL does not work.
+        """
         if self.render_mode is None:
             return None
         height, width = self._render_size
-        return self._env.physics.render(height, width, camera_id=0)
+        try:
+            return self._env.physics.render(height, width, camera_id=0)
+        except Exception as error:  # what a missing OpenGL raises differs from one backend to the next
+            raise UserError(f"cannot render '{self.task}' ({error}); try MUJOCO_GL=egl or osmesa") from error
 
     def close(self) -> None:
         self._env.close()
@@ -111,8 +122,8 @@ class DMControlEnv(gymnasium.Env):
             domain, name, task_kwargs={"random": seed}, environment_kwargs={"flat_observation": True}
         )
         if self.render_mode is None:
-            # `quadruped-escape` asks for a renderer at every reset, to show it the new terrain. Without this it
-            # could not run where there is no OpenGL.
+            # `quadruped-escape` asks for a renderer at every reset, to show it the new terrain: without this
+            # line it could not run where there is no OpenGL.
             self._env.physics._make_rendering_contexts = lambda: None
 
     @staticmethod

@@ -1,0 +1,52 @@
+"""Every task as a Hydra choice: `env=dmc/<domain>-<task>` and `env=gym/<id>`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from envs.dmc import task_names
+from envs.gym import gym_ids
+from rlreg.errors import require
+
+
+@dataclass
+class DMCConfig:
+    """A task of the DeepMind Control Suite."""
+
+    task: str
+    _target_: str = "envs.dmc.make"
+    name: str = ""
+    """What run folders and tables call the environment."""
+    action_repeat: int = 1
+    """Simulator steps per action; rewards are summed. The BEER paper has none."""
+    workers: Any = 0
+    """Processes for the worlds: 0 steps them in this one, 'auto' decides."""
+
+    def __post_init__(self) -> None:
+        require(self.action_repeat >= 1, "env.action_repeat", self.action_repeat, "a whole number >= 1")
+
+
+@dataclass
+class GymConfig:
+    """A task of Gymnasium with continuous actions."""
+
+    id: str
+    _target_: str = "envs.gym.make"
+    name: str = ""
+    """What run folders and tables call the environment."""
+    workers: Any = 0
+    """Processes for the worlds: 0 steps them in this one, 'auto' decides."""
+
+
+def register_schemas() -> None:
+    """Make every task of both families a choice of `env=`."""
+    store = ConfigStore.instance()
+    for task in task_names():
+        store.store(group="env/dmc", name=task, package="env", node=DMCConfig(task=task, name=f"dmc/{task}"))
+    for gym_id in gym_ids():
+        store.store(
+            group="env/gym", name=gym_id, package="env", node=GymConfig(id=gym_id, name=f"gym/{gym_id}")
+        )

@@ -1,0 +1,141 @@
+"""Single environments as Gymnasium wants them, Gymnasium's tasks as we do, and the adapters between."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import envs.dmc
+import envs.gym
+from envs.adapters import FromGymnasium, ToGymnasium
+from envs.base import world_seed
+from rlreg.errors import NonFiniteError, UserError
+
+
+@pytest.mark.parametrize("task", ["cartpole-swingup", "lqr-lqr_2_1", "Hopper-v4", "Pendulum-v1"])
+def test_single_environments_pass_gymnasiums_checks(task: str) -> None:
+    env = envs.gym.make_single(task, 0) if "-v" in task else envs.dmc.make_single(task, 0)
+    check_env(env, skip_render_check=True)
+    env.close()
+
+
+@pytest.mark.parametrize("id", envs.gym.gym_ids())
+def test_every_suggested_id_reproduces_gymnasium(id: str) -> None:
+    ours, theirs = envs.gym.make(id, [4]), gymnasium.make(id)
+    assert ours.max_episode_steps == theirs.spec.max_episode_steps
+    obs, _ = theirs.reset(seed=4)
+    np.testing.assert_array_equal(ours.reset()[0, 0].numpy(), obs.astype(np.float32))
+    space, generator = theirs.action_space, np.random.default_rng(0)
+    terminated = False
+    for _ in range(10):
+        if not terminated:
+            action = generator.uniform(-1, 1, space.shape).astype(np.float32)
+            scaled = (space.high + space.low) / 2 + (space.high - space.low) / 2 * action
+            obs, reward, terminated, *_ = theirs.step(scaled)
+            step = ours.step(torch.from_numpy(action))
+            np.testing.assert_array_equal(step.final_obs[0, 0].numpy(), obs.astype(np.float32))
+            assert step.reward.item() == np.float32(reward) and step.terminated.item() == terminated
+
+
+def test_actions_reach_gymnasiums_bounds() -> None:
+    scale = envs.gym.ActionScale("Humanoid-v5", gymnasium.make("Humanoid-v5").action_space)
+    for action, wanted in ((1, 0.4), (-1, -0.4), (0.5, 0.2), (3, 0.4)):
+        np.testing.assert_array_equal(scale(np.full(17, action, np.float32)), np.full(17, wanted, np.float32))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: envs.dmc.make("humanoid-fly", [0]), "unknown task 'humanoid-fly'; did you mean 'humanoid-"),
+        (lambda: envs.dmc.make("cheetah-run", [0], action_repeat=0), "action_repeat=0"),
+        (
+            lambda: envs.gym.make("Hoper-v4", [0]),
+            "unknown Gymnasium id 'Hoper-v4'; did you mean 'Hopper-v4'?",
+        ),
+        (lambda: envs.gym.make("Hopper-v9", [0]), "unknown Gymnasium id 'Hopper-v9'; did you mean 'Hopper-v"),
+        (
+            lambda: envs.gym.make("Hopper-v2", [0]),
+            "cannot make 'Hopper-v2': .*moved to the gymnasium-robotics",
+        ),
+        (lambda: envs.gym.make("no_such_package:Hopper-v4", [0]), "No module named 'no_such_package'"),
+        (lambda: envs.gym.make("Hopper-v4", [0], frame_skips=3), "unexpected keyword argument 'frame_skips'"),
+        (lambda: envs.gym.make("CartPole-v1", [0]), r"'CartPole-v1' has actions Discrete\(2\)"),
+    ],
+)
+def test_mistakes_end_in_one_line(make, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_to_gymnasium() -> None:
+    """Through `ToGymnasium` we look like Gymnasium's own vector environment of the same worlds."""
+    kwargs = {"max_episode_steps": 6}
+    ours = ToGymnasium(envs.gym.make("Hopper-v4", [0, 1], 2, **kwargs))
+    streams = [world_seed(seed, world) for seed in (0, 1) for world in (0, 1)]
+    theirs = gym_vector("Hopper-v4", len(streams), **kwargs)
+    assert ours.num_envs == 4 and ours.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    obs, _ = ours.reset()
+    np.testing.assert_array_equal(obs, theirs.reset(seed=streams)[0].astype(np.float32))
+    ours.action_space.seed(0)
+    for _ in range(14):
+        action = ours.action_space.sample()
+        *mine, info = ours.step(action)
+        *yours, expected = theirs.step(action)
+        for a, b in zip(mine, yours, strict=True):
+            np.testing.assert_array_equal(a, b.astype(a.dtype))
+        assert ("final_obs" in info) == ("final_obs" in expected)
+        if "final_obs" in info:
+            np.testing.assert_array_equal(info["_final_obs"], expected["_final_obs"])
+            for row in np.flatnonzero(info["_final_obs"]):
+                np.testing.assert_array_equal(
+                    info["final_obs"][row], expected["final_obs"][row].astype(np.float32)
+                )
+    with pytest.raises(UserError, match="seeds"):
+        ours.reset(seed=3)
+    ours.close()
+
+
+def gym_vector(id: str, num: int, mode: AutoresetMode = AutoresetMode.SAME_STEP, **kwargs) -> SyncVectorEnv:
+    return SyncVectorEnv([lambda: gymnasium.make(id, **kwargs)] * num, autoreset_mode=mode)
+
+
+@pytest.mark.parametrize("id", ["Pendulum-v1", "Humanoid-v4"])
+def test_from_gymnasium_equals_our_worlds(id: str) -> None:
+    """Any Gymnasium vector environment becomes ours: the same tensors as worlds that we built of its task."""
+    kwargs = {"max_episode_steps": 6}
+    ours = envs.gym.make(id, [0, 1], 2, **kwargs)
+    theirs = FromGymnasium(gym_vector(id, 4, **kwargs), [0, 1], 2, max_episode_steps=6)
+    assert (ours.obs_dim, ours.action_dim) == (theirs.obs_dim, theirs.action_dim)
+    assert torch.equal(ours.reset(), theirs.reset())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(14):
+        action = torch.rand(2, 2, ours.action_dim, generator=generator) * 2 - 1
+        for a, b in zip(ours.step(action), theirs.step(action), strict=True):
+            assert torch.equal(a, b) and a.dtype == b.dtype
+    with pytest.raises(UserError, match="cannot be saved"):
+        theirs.state_dict()
+
+
+def test_from_gymnasium_refuses_what_would_train_wrongly() -> None:
+    for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED):
+        with pytest.raises(UserError, match=r"make it with AutoresetMode\.SAME_STEP"):
+            FromGymnasium(gym_vector("Pendulum-v1", 2, mode), [0], 2, 200)
+    with pytest.raises(UserError, match="2 environments for 1 seeds of 3 worlds"):
+        FromGymnasium(gym_vector("Pendulum-v1", 2), [0], 3, 200)
+    with pytest.raises(UserError, match="Discrete"):
+        FromGymnasium(gym_vector("CartPole-v1", 2), [0], 2, 500)
+
+
+def test_from_gymnasium_names_the_world_that_is_not_finite() -> None:
+    env = FromGymnasium(gym_vector("Pendulum-v1", 2), [0], 2, 200)
+    env.reset()
+    action = torch.zeros(1, 2, 1)
+    env.step(action)
+    action[0, 1] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"reward is nan at episode step 2 \(seed 0, world 1\)"):
+        env.step(action)
