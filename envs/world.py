@@ -6,6 +6,8 @@ This is the part that runs inside worker processes, so nothing here imports torc
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -156,3 +158,10 @@ class Group(gymnasium.Env):
     def close(self) -> None:
         for world in self._worlds:
             world.env.close()
+
+
+def in_worker(group: Callable[[], Group], parent: int) -> Group:
+    """Build a group. A worker ignores Ctrl-C: the parent wants its state for the last checkpoint."""
+    if os.getpid() != parent:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return group()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.base import Step, VectorEnv, world_seed
-from envs.world import Group
+from envs.world import Group, in_worker
 from rlreg.errors import NonFiniteError, UserError
 
 MIN_WORLDS_FOR_PROCESSES = 8
@@ -155,19 +154,12 @@ def _start(groups: Sequence[Callable[[], Group]], preload: str) -> AsyncVectorEn
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", preload])
     return AsyncVectorEnv(
-        [partial(_in_worker, group, os.getpid()) for group in groups],
+        [partial(in_worker, group, os.getpid()) for group in groups],
         shared_memory=True,
         copy=False,
         context="forkserver",
         autoreset_mode=AutoresetMode.DISABLED,
     )
-
-
-def _in_worker(group: Callable[[], Group], parent: int) -> Group:
-    """Build a group. A worker ignores Ctrl-C: the parent wants its state for the last checkpoint."""
-    if os.getpid() != parent:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return group()
 
 
 def _module(make: Callable) -> str:
