@@ -71,6 +71,8 @@ class TD3Config:
 class TD3:
     """S independent TD3 learners."""
 
+    Config = TD3Config
+
     def __init__(
         self,
         config: TD3Config,

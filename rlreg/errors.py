@@ -18,8 +18,10 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     """`unknown agent 'bear'; did you mean 'beer'? (valid: beer, ddpg, ...)`."""
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"; did you mean '{close[0]}'?" if close else ";"
-    listed = ", ".join(valid if len(valid) <= 40 else [*difflib.get_close_matches(name, valid, 8, 0.0), "..."])
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    # Of a long list, the nearest: the whole is in `--help`.
+    near = difflib.get_close_matches(name, valid, 8, 0.0)
+    listed = ", ".join(valid if len(valid) <= 20 else [*near, f"... {len(valid)} in all"])
     return UserError(f"unknown {kind} '{name}'{hint} (valid: {listed})")
 
 

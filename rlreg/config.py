@@ -1,0 +1,195 @@
+"""The run's configuration: dataclass schemas, their checks, and one-line explanations of a user's mistakes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import MISSING, DictConfig, ListConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from rlreg.errors import UserError, require, unknown
+
+_HIDDEN = ("td3_schema",)  # base configurations, of no use by themselves
+MODES = ("train", "evaluate", "export", "table")
+
+
+@dataclass
+class TrainConfig:
+    """The online loop. Steps are environment steps a seed, over all of its worlds."""
+
+    total_steps: int = 1_000_000
+    warmup_steps: int = 25_000
+    """Steps of uniformly random actions before the first update."""
+    updates_per_step: int = 1
+    """Updates for each environment step."""
+    num_worlds: int = 1
+    """N, worlds a seed; each iteration steps all of them, then makes N * updates_per_step updates."""
+    buffer_capacity: int = 1_000_000
+    """Transitions kept, a seed."""
+    log_every: int = 1_000
+    """Steps between TensorBoard points of the losses."""
+    checkpoint_every: int = 10_000
+    """Steps between checkpoints: the most that a killed run loses."""
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "updates_per_step", "num_worlds", "log_every", "checkpoint_every"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "a whole number >= 1")
+        require(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "a whole number >= 0")
+        require(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "a whole number >= 1")
+        require(
+            self.buffer_capacity >= self.num_worlds,
+            "train.buffer_capacity",
+            self.buffer_capacity,
+            f"at least train.num_worlds={self.num_worlds}",
+        )
+        for name in ("log_every", "checkpoint_every", "total_steps"):
+            require(
+                getattr(self, name) % self.num_worlds == 0,
+                f"train.{name}",
+                getattr(self, name),
+                f"a multiple of train.num_worlds={self.num_worlds}",
+            )
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation, and what the BEER paper measures beside returns."""
+
+    every: int = 10_000
+    """Steps between evaluations. One is made before the first step, one after the last."""
+    episodes: int = 10
+    """Episodes an evaluation, each in a world of its own, from the same start states every time."""
+    samples: int = 2048
+    """Replay transitions on which rank, cosine and bound are measured."""
+    rank_epsilon: float = 0.01
+    """Singular values of Phi / sqrt(n) above this count towards the representation rank."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "episodes", "samples"):
+            require(getattr(self, name) >= 1, f"eval.{name}", getattr(self, name), "a whole number >= 1")
+        require(self.rank_epsilon > 0, "eval.rank_epsilon", self.rank_epsilon, "a number > 0")
+
+
+@dataclass
+class TableConfig:
+    """A table: rows x columns x seeds, run where missing and printed (mode=table)."""
+
+    name: str = MISSING
+    rows: list[str] = field(default_factory=list)
+    """Choices of `env=`."""
+    columns: list[str] = field(default_factory=list)
+    """Choices of `agent=`."""
+    overrides: list[str] = field(default_factory=list)
+    """Further overrides for every run of the table."""
+    published: dict[str, Any] = field(default_factory=dict)
+    """Figures of the paper: row -> column -> number or text. The row 'average' is theirs over all rows."""
+    note: str = ""
+
+
+@dataclass
+class LauncherConfig:
+    """How the runs of a table are started."""
+
+    _target_: str = MISSING
+    jobs: int = 1
+    """Runs at a time."""
+
+
+@dataclass
+class Config:
+    """What `run.py` is told."""
+
+    mode: str = "train"
+    """train, evaluate, export or table."""
+    seeds: Any = 1
+    """S: a number n for seeds 0 .. n-1, or a list such as [3,7]."""
+    device: str = "cpu"
+    compile: str = "auto"
+    """auto, compile, graph (CUDA) or eager; see rlreg.graphs."""
+    threads: int = 0
+    """CPU threads for torch; 0 leaves torch's own choice."""
+    run_dir: str | None = None
+    """Where the run lives; by default runs/<env>/<agent>/<hash of the configuration>."""
+    runs_root: str = "runs"
+    """Where run folders are made by default."""
+    checkpoint: int | None = None
+    """For evaluate and export: the step whose checkpoint to use; the newest where empty."""
+    agent: Any = MISSING
+    regularizer: Any = MISSING
+    env: Any = MISSING
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    table: TableConfig | None = None
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise unknown("mode", str(self.mode), MODES)
+        require(self.threads >= 0, "threads", self.threads, "a whole number >= 0")
+
+
+def register_schemas() -> None:
+    """Make the schema known to Hydra as `schema`."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def seed_list(seeds: Any) -> tuple[int, ...]:
+    """`5` -> (0, 1, 2, 3, 4); `[3, 7]` -> (3, 7). Raises `UserError`."""
+    valid = "a number of seeds >= 1, or a list of different seeds in [0, 2^31), such as [3,7]"
+    if isinstance(seeds, list | tuple | ListConfig):
+        chosen = tuple(seeds)
+        good = len(set(chosen)) == len(chosen) > 0 and all(
+            isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in chosen
+        )
+        require(good, "seeds", list(chosen), valid)
+        return chosen
+    require(isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1, "seeds", seeds, valid)
+    return tuple(range(seeds))
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an exception that a user's mistake caused; None for one that is ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        kind, _, name = str(error.missing_cfg_file).partition("/")
+        return str(unknown(kind, name, [o for o in error.options or () if o not in _HIDDEN] or _stored(kind)))
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+        return _explain_key(error, cause) or str(error).strip().splitlines()[0]
+    return None
+
+
+def _stored(group: str) -> list[str]:
+    """The choices of a group that live in Hydra's ConfigStore, such as every task of `env`."""
+    tree = ConfigStore.instance().repo.get(group, {})
+    families = {name: node for name, node in tree.items() if isinstance(node, dict)}
+    return [f"{family}/{name.removesuffix('.yaml')}" for family, node in families.items() for name in node]
+
+
+def _explain_key(error: BaseException, cause: BaseException) -> str | None:
+    """A misspelt key, with the closest right one, or a value of the wrong type."""
+    override = re.match(r"Could not override '([^']+)'", str(error))
+    key = override.group(1) if override else getattr(cause, "full_key", None)
+    schema = getattr(cause, "object_type", None)
+    message = str(cause).strip().splitlines()[0]
+    if "not in" not in message or not key:
+        return f"{key}: {message}" if key and message else None
+    parent = getattr(cause, "parent_node", None)
+    if isinstance(schema, type) and is_dataclass(schema):
+        valid = [f.name for f in fields(schema) if not f.name.startswith("_")]
+    elif isinstance(parent, DictConfig):
+        valid = [str(name) for name in parent]
+    else:
+        valid = []
+    prefix, _, last = key.rpartition(".")
+    close = difflib.get_close_matches(last, valid, n=1, cutoff=0.5)
+    hint = f"; did you mean '{'.'.join(filter(None, (prefix, close[0])))}'?" if close else ""
+    listed = f" (valid: {', '.join(sorted(valid))})" if valid else ""
+    return f"unknown key '{key}'{hint}{listed}"

@@ -1,0 +1,105 @@
+"""Evaluation: returns, the error of Q against Monte-Carlo returns, and the rank of the representation."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rlreg.buffers import Batch
+from rlreg.networks import Params
+from rlreg.regularizers import BEER, CriticFeatures
+
+
+class Worlds(Protocol):
+    """The part of `envs.base.VectorEnv` that evaluation needs."""
+
+    num_worlds: int
+    max_episode_steps: int
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]: ...
+    def load_state_dict(self, state: dict) -> Tensor: ...
+
+
+class ValueAgent(Protocol):
+    """The part of an agent that evaluation needs."""
+
+    critic_params: Params
+
+    def act(self, obs: Tensor) -> Tensor: ...
+    def q_value(self, obs: Tensor, action: Tensor) -> Tensor: ...
+    def critic_features(self, params: Params, batch: Batch) -> CriticFeatures: ...
+
+
+@torch.no_grad()
+def evaluate(agent: ValueAgent, env: Worlds, start: dict, discount: float) -> dict[str, Tensor]:
+    """One episode in each world from the states in `start`; all results (S,), float32.
+
+    `q_error` and `q_bias` are the mean of |Q(s, a) - G| and of Q(s, a) - G over the visited (s, a), G the
+    discounted return from there to the episode's end. Where a time limit cut the episode the last
+    log(0.01) / log(gamma) steps are left out: beyond them at most 1 % of a constant reward's value is
+    missing from G. NaN where no step remains.
+    """
+    obs = env.load_state_dict(start)
+    seen, taken, rewards, going = [], [], [], []
+    running = torch.ones(obs.shape[:2], dtype=torch.bool, device=obs.device)
+    ended_by_task = torch.zeros_like(running)
+    for _ in range(env.max_episode_steps):
+        action = agent.act(obs)
+        seen.append(obs)
+        taken.append(action)
+        going.append(running)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        rewards.append(torch.where(running, reward, 0.0))
+        ended_by_task = ended_by_task | (running & terminated)
+        running = running & ~(terminated | truncated)
+        if not running.any():
+            break
+
+    reward, mask = torch.stack(rewards), torch.stack(going)  # (T, S, N)
+    length = mask.sum(dim=0)  # (S, N)
+    returns = reward.double().sum(dim=0)
+    to_go = torch.empty_like(reward)
+    total = torch.zeros_like(reward[0])
+    for t in range(len(reward) - 1, -1, -1):
+        total = reward[t] + discount * total
+        to_go[t] = total
+
+    horizon = math.ceil(math.log(0.01) / math.log(discount))
+    remaining = length - torch.arange(len(reward), device=length.device)[:, None, None]
+    counted = mask & (ended_by_task | (remaining > horizon))
+    q = torch.stack([agent.q_value(s, a) for s, a in zip(seen, taken, strict=True)])
+    error = torch.where(counted, q - to_go, 0.0)
+    count = counted.sum(dim=(0, 2))
+    nothing = torch.full_like(count, torch.nan, dtype=torch.float32)
+    return {
+        "return": returns.mean(dim=-1).float(),
+        "return_std": returns.std(dim=-1, correction=0).float(),
+        "length": length.float().mean(dim=-1),
+        "q_error": torch.where(count > 0, error.abs().sum(dim=(0, 2)) / count, nothing),
+        "q_bias": torch.where(count > 0, error.sum(dim=(0, 2)) / count, nothing),
+    }
+
+
+@torch.no_grad()
+def representation(agent: ValueAgent, batch: Batch, epsilon: float) -> dict[str, Tensor]:
+    """What the BEER paper looks at, on a batch of n transitions; of the first critic, all (S,), float32.
+
+    `rank`: the number of singular values of Phi / sqrt(n) above `epsilon` (Definition 1; its epsilon and n
+    are not known, both are ours). `srank`: the least k whose largest singular values hold 99 % of their sum
+    (Kumar et al. 2021), for comparison. `cosine` and `bound`: means of the two sides of Remark 1 as the
+    released code computes them, whatever the agent's own regulariser.
+    """
+    features = agent.critic_features(agent.critic_params, batch)
+    _, metrics = BEER().loss(features, {})
+    phi = features.feature[:, 0].float()  # (S, n, H)
+    values = torch.linalg.svdvals(phi / math.sqrt(phi.shape[1]))
+    share = values.cumsum(dim=-1) / values.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+    return {
+        "rank": (values > epsilon).sum(dim=-1).float(),
+        "srank": ((share < 0.99).sum(dim=-1) + 1).float(),
+        "cosine": metrics["regularizer/cosine"],
+        "bound": metrics["regularizer/bound"],
+    }

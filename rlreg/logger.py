@@ -1,0 +1,103 @@
+"""TensorBoard with Stable-Baselines3's tags, a dashboard for the paper's figures, and `eval.csv`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from rlreg.checkpoint import write_atomic
+
+DASHBOARD = {
+    "return": {"evaluation": ["eval/mean_reward"], "training": ["rollout/ep_rew_mean"]},
+    "regulariser": {
+        "cosine of consecutive features": ["representation/cosine"],
+        "its bound": ["representation/bound"],
+        "penalty": ["regularizer/loss"],
+    },
+    "representation": {"rank": ["representation/rank"]},
+    "value": {"error": ["value/error"], "bias": ["value/bias"], "estimate": ["train/q"]},
+}
+
+
+class Logger:
+    """One event file for all seeds together, means with a band, and one a seed.
+
+    TensorBoard then shows each seed as a run of its own, and the bands as a custom-scalars dashboard.
+    """
+
+    def __init__(self, folder: Path, seeds: Sequence[int], first_step: int = 0) -> None:
+        """Points from `first_step` on that an earlier, killed process wrote are hidden."""
+        purge = {"purge_step": first_step} if first_step else {}
+        self._all = SummaryWriter(str(folder / "all"), **purge)
+        self._seeds = [SummaryWriter(str(folder / f"seed-{seed}"), **purge) for seed in seeds]
+        charts = {
+            title: {
+                name: ["Margin", [f"{tag}/{part}" for tag in tags for part in ("mean", "low", "high")]]
+                for name, tags in group.items()
+            }
+            for title, group in DASHBOARD.items()
+        }
+        self._all.add_custom_scalars(charts)
+
+    def scalars(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Metrics (S,) at `step`. A NaN (nothing to report yet) is left out."""
+        for tag, per_seed in values.items():
+            per_seed = per_seed.detach().float().cpu()
+            for writer, value in zip(self._seeds, per_seed.tolist(), strict=True):
+                if value == value:
+                    writer.add_scalar(tag, value, step)
+            present = per_seed[~per_seed.isnan()]
+            if len(present):
+                mean, spread = present.mean().item(), present.std(correction=0).item()
+                self._all.add_scalar(tag, mean, step)
+                for part, value in (("mean", mean), ("low", mean - spread), ("high", mean + spread)):
+                    self._all.add_scalar(f"{tag}/{part}", value, step)
+
+    def scalar(self, step: int, tag: str, value: float) -> None:
+        """One number for the whole process, such as `time/fps`."""
+        self._all.add_scalar(tag, value, step)
+
+    def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """The run's settings and final figures in TensorBoard's HParams view."""
+        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
+        self._all.add_hparams(flat, dict(metrics), run_name="hparams")
+
+    def flush(self) -> None:
+        for writer in (self._all, *self._seeds):
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in (self._all, *self._seeds):
+            writer.close()
+
+
+class EvalTable:
+    """`eval.csv`: one row a seed and evaluation, without clock times, so that equal runs give equal files."""
+
+    def __init__(self, path: Path, seeds: Sequence[int], last_step: int | None = None) -> None:
+        """Continue an existing file after `last_step`, or start a new one where that is None."""
+        self.path, self.seeds = path, tuple(seeds)
+        self.rows: list[dict[str, str]] = []
+        if last_step is not None and path.exists():
+            with path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= last_step]
+
+    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Append a row a seed; values are (S,)."""
+        columns = {name: value.tolist() for name, value in values.items()}
+        for i, seed in enumerate(self.seeds):
+            row = {"step": str(step), "seed": str(seed)}
+            self.rows.append(row | {name: repr(column[i]) for name, column in columns.items()})
+        lines = [",".join(self.rows[0]), *(",".join(row.values()) for row in self.rows)]
+        write_atomic(self.path, "\n".join(lines) + "\n")
+
+    def column(self, name: str) -> Tensor:
+        """(evaluations, S) of one column, float64."""
+        values = [float(row[name]) for row in self.rows]
+        return torch.tensor(values, dtype=torch.float64).view(-1, len(self.seeds))

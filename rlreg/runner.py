@@ -1,0 +1,149 @@
+"""Does what a configuration says. Agents and environments come in through its `_target_`s."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from rlreg.config import Config, seed_list
+from rlreg.errors import UserError
+from rlreg.evaluation import evaluate
+from rlreg.checkpoint import Checkpoints, copy_into
+from rlreg.runs import RunFolder, flat_settings
+from rlreg.training.online import OnlineTraining
+
+
+def run(cfg: DictConfig) -> None:
+    """Check the whole configuration, then do what `mode` says. Raises `UserError`."""
+    settings: Config = OmegaConf.to_object(cfg)
+    seed_list(settings.seeds)
+    check_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    {"train": train, "evaluate": evaluate_run, "export": export, "table": table}[settings.mode](cfg)
+
+
+def train(cfg: DictConfig) -> None:
+    """Train, or go on with, the run of this configuration; a complete one is left as it is."""
+    settings: Config = OmegaConf.to_object(cfg)
+    folder = RunFolder.of(cfg)
+    folder.open(cfg)
+    print(f"run folder: {folder.path}", flush=True)
+    with folder.locked():
+        if folder.complete:
+            print("this run is complete; delete its folder to run it again")
+            return
+        seeds = seed_list(settings.seeds)
+        make_env = partial(build_env, cfg, seeds)
+        agent = build_agent(cfg, seeds, settings.device)
+        training = OnlineTraining(agent, make_env, settings.train, settings.eval, folder, settings.compile)
+        results = training.run()
+        folder.finish(results)
+    for seed, final, last in zip(seeds, results["final"]["return"], results["return_last_ten"], strict=True):
+        print(f"seed {seed}: return {final:.1f}, mean of the last ten evaluations {last:.1f}")
+    if len(results["frozen"]) == len(seeds):
+        raise UserError(f"every seed's loss turned non-finite; see the files in {folder.path}")
+
+
+def evaluate_run(cfg: DictConfig) -> None:
+    """Evaluate a run's checkpoint: `mode=evaluate run_dir=...`, `eval.episodes` episodes a seed."""
+    folder = _given_run(cfg)
+    run_cfg = folder.load_config()
+    agent, step = load_agent(folder, cfg.device, cfg.checkpoint)
+    env = build_env(run_cfg, agent.seeds, cfg.eval.episodes, 1, device=cfg.device)
+    env.reset()
+    values = evaluate(agent, env, env.state_dict(), agent.config.discount)
+    env.close()
+    print(f"{folder.path} at step {step}, {cfg.eval.episodes} episodes a seed")
+    for i, seed in enumerate(agent.seeds):
+        print(f"seed {seed}: " + ", ".join(f"{name} {value[i]:.2f}" for name, value in values.items()))
+
+
+def export(cfg: DictConfig) -> None:
+    """Write a Stable-Baselines3 zip a seed into the run's folder: `mode=export run_dir=...`."""
+    from rlreg.sb3 import export_zip
+
+    folder = _given_run(cfg)
+    for seed in seed_list(folder.load_config().seeds):
+        print(export_zip(folder.path, seed, cfg.checkpoint))
+
+
+def table(cfg: DictConfig) -> None:
+    """Run what is missing of a table and print it: `mode=table table=...`."""
+    from rlreg.tables import run_table
+
+    if cfg.table is None:
+        raise UserError("mode=table needs a table, as in table=beer_dmc")
+    run_table(cfg)
+
+
+def check_device(device: str) -> None:
+    """Raises `UserError` for a device that torch does not know or that is not there."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise UserError(f"device={device} is not valid; give cpu, cuda or cuda:<index>") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device}: torch finds no CUDA device here; give device=cpu")
+    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+
+
+def build_env(cfg: DictConfig, seeds: Sequence[int], num_worlds: int, purpose: int, device: str | None = None) -> Any:
+    """The worlds of a configuration; purpose 0 trains, 1 evaluates."""
+    settings = _settings(cfg.env)
+    make = locate(settings.pop("_target_"))
+    settings.pop("name")
+    return make(**settings, seeds=seeds, num_worlds=num_worlds, purpose=purpose, device=device or cfg.device)
+
+
+def build_agent(cfg: DictConfig, seeds: Sequence[int], device: str) -> Any:
+    """The S learners of a configuration, sized by its environment."""
+    probe = build_env(cfg, seeds[:1], 1, 1, device="cpu")
+    obs_dim, action_dim = probe.obs_dim, probe.action_dim
+    probe.close()
+    settings = _settings(cfg.regularizer)
+    regularizer = locate(settings.pop("_target_"))(**settings)
+    agent = locate(cfg.agent._target_)
+    config = agent.Config(**_settings(cfg.agent))
+    return agent(config, regularizer, obs_dim, action_dim, seeds, device)
+
+
+def load_agent(folder: RunFolder, device: str = "cpu", step: int | None = None) -> tuple[Any, int]:
+    """The agent of a run's newest checkpoint (or that of `step`), and the checkpoint's step."""
+    cfg = folder.load_config()
+    found = Checkpoints(folder.checkpoints).load(step)
+    if found is None:
+        raise UserError(f"run_dir={folder.path}: no checkpoint yet")
+    step, tensors, _ = found
+    agent = build_agent(cfg, seed_list(cfg.seeds), device)
+    held = {k.removeprefix("agent/"): v for k, v in tensors.items() if k.startswith("agent/")}
+    copy_into(agent.state(), held, str(folder.checkpoints))
+    return agent, step
+
+
+def locate(target: str) -> Any:
+    """The object that a `_target_` names, 'package.module.name'."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"_target_={target} cannot be imported ({error})") from None
+
+
+def _settings(node: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def _given_run(cfg: DictConfig) -> RunFolder:
+    if not cfg.run_dir:
+        raise UserError(f"mode={cfg.mode} needs run_dir=<the folder of a run>")
+    return RunFolder(RunFolder.of(cfg).path)
+
+
+__all__ = ["build_agent", "build_env", "flat_settings", "load_agent", "run"]

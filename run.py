@@ -1,0 +1,51 @@
+"""The one runner: `python run.py agent=... env=...`. Hydra composes the configuration, rlreg.runner does what it says."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its exceptions on, for `one_line_errors` to word
+warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing.*")  # glfw, not needed
+
+import hydra
+from omegaconf import DictConfig
+
+import agents
+import envs.registry
+from rlreg.config import explain, register_schemas
+from rlreg.runner import run
+from rlreg.training.online import Interrupted
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Exit with 2 and one line for a user's mistake, with 130 for an interrupted run."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(stop or "stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="config")
+def main(cfg: DictConfig) -> None:
+    with one_line_errors():
+        run(cfg)
+
+
+if __name__ == "__main__":
+    register_schemas()
+    agents.register_schemas()
+    envs.registry.register_schemas()
+    with one_line_errors():
+        main()
