@@ -1,0 +1,48 @@
+"""Helpers for tests that run the command line as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+# A run of seconds: every part of a true one, at a tiny size.
+TINY = [
+    "train.total_steps=400",
+    "train.warmup_steps=100",
+    "train.checkpoint_every=100",
+    "train.log_every=50",
+    "eval.every=100",
+    "eval.episodes=2",
+    "eval.samples=64",
+    "agent.hidden=[16,16]",
+    "agent.batch_size=16",
+    "compile=eager",
+    "threads=1",
+]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small tensors: a second thread only costs, above all where other work runs beside."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def runner(tmp_path):
+    """`runner('agent=beer', ...)` runs `python run.py ...` with run folders under tmp_path."""
+
+    def command(*overrides: str) -> list[str]:
+        return [sys.executable, str(ROOT / "run.py"), f"runs_root={tmp_path / 'runs'}", *overrides]
+
+    def run(*overrides: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command(*overrides), capture_output=True, text=True, timeout=300, cwd=tmp_path, env=env)
+
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    run.command, run.env = command, env
+    return run

@@ -1,0 +1,213 @@
+"""The command line: what a run leaves behind, resume to the bit, and one line for each mistake."""
+
+import csv
+import json
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY
+from hydra.core.global_hydra import GlobalHydra
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents.td3 import TD3, TD3Config
+from envs.worlds import Worlds
+from rlreg.buffers import Batch
+from rlreg.checkpoint import Checkpoints
+from rlreg.errors import NonFiniteError
+from rlreg.regularizers import BEER
+
+
+def start(runner, *overrides):
+    return subprocess.Popen(
+        runner.command(*TINY, *overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=runner.env
+    )
+
+
+def kill_after(process, folder: Path, step: int, sig: int) -> None:
+    """Send `sig` once the checkpoint of `step` is there."""
+    deadline = time.time() + 120
+    while not any(s >= step for s in Checkpoints(folder / "checkpoints").steps()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.time() < deadline
+        time.sleep(0.01)
+    process.send_signal(sig)
+    process.wait(timeout=60)
+
+
+def test_a_run_leaves_results_events_and_checkpoints(runner, tmp_path):
+    # The discount makes the horizon of the Q error, 44 steps, fit into Pendulum's 200.
+    settings = [*TINY, "env=gym/Pendulum-v1", "seeds=[3,7]", "agent.discount=0.9", f"run_dir={tmp_path}/run"]
+    done = runner(*settings, "agent=beer_td3")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(open(tmp_path / "run/eval.csv")))
+    assert [(int(r["step"]), int(r["seed"])) for r in rows] == [(t, s) for t in range(0, 401, 100) for s in (3, 7)]
+    assert all(-2000 < float(r["return"]) < 0 and float(r["length"]) == 200 for r in rows)
+    assert all(1 <= float(r["rank"]) <= 16 for r in rows[2:])
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["seeds"] == [3, 7] and summary["steps"] == 400
+    assert summary["final"]["return"] == [float(r["return"]) for r in rows[-2:]]
+    assert summary["provenance"]["versions"]["mujoco"]
+
+    for name in ("all", "seed-3"):
+        events = EventAccumulator(str(tmp_path / "run/tensorboard" / name)).Reload()
+        tags = set(events.Tags()["scalars"])
+        assert {"eval/mean_reward", "train/critic_loss", "train/actor_loss", "rollout/ep_rew_mean",
+                "rollout/ep_len_mean", "representation/rank", "value/error", "regularizer/loss",
+                "regularizer/cosine", "regularizer/bound"} <= tags  # fmt: skip
+    points = EventAccumulator(str(tmp_path / "run/tensorboard/seed-3")).Reload().Scalars("eval/mean_reward")
+    assert [p.step for p in points] == [0, 100, 200, 300, 400]
+    assert [p.value for p in points] == pytest.approx([float(r["return"]) for r in rows[::2]])
+
+    before = (tmp_path / "run/eval.csv").stat().st_mtime_ns
+    again = runner(*settings, "agent=beer_td3")
+    assert again.returncode == 0 and "complete" in again.stdout
+    assert (tmp_path / "run/eval.csv").stat().st_mtime_ns == before
+
+    evaluated = runner("mode=evaluate", f"run_dir={tmp_path}/run", "eval.episodes=2")
+    assert evaluated.returncode == 0 and f"seed 7: return {float(rows[-1]['return']):.2f}" in evaluated.stdout
+
+    other = runner(*settings, "agent=ddpg")
+    assert other.returncode == 2 and "holds a run with agent.name=beer_td3, not ddpg" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        # A task that changes its model every episode; the ring wraps around (300 slots, 400 rows).
+        ["env=dmc/finger-turn_hard", "agent=beer", "seeds=2", "train.buffer_capacity=300"],
+        ["env=gym/Hopper-v4", "agent=infer", "seeds=1", "train.num_worlds=2"],
+    ],
+)
+def test_a_killed_run_resumes_to_the_bit(runner, tmp_path, overrides):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert runner(*TINY, *overrides, f"run_dir={whole}").returncode == 0
+    process = start(runner, *overrides, f"run_dir={killed}")
+    kill_after(process, killed, 100, signal.SIGKILL)
+    process = start(runner, *overrides, f"run_dir={killed}")
+    kill_after(process, killed, 300, signal.SIGKILL)
+    done = runner(*TINY, *overrides, f"run_dir={killed}")
+    assert done.returncode == 0, done.stderr
+    assert (killed / "eval.csv").read_bytes() == (whole / "eval.csv").read_bytes()
+    _, ours, info = Checkpoints(killed / "checkpoints").load(400)
+    _, theirs, other = Checkpoints(whole / "checkpoints").load(400)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0, equal_nan=True)
+    assert info["replay"]["inserted"] == other["replay"]["inserted"] == 400
+
+
+def test_ctrl_c_leaves_a_resumable_run(runner, tmp_path):
+    process = start(runner, "train.total_steps=100000", "eval.every=100000", f"run_dir={tmp_path}/run")
+    kill_after(process, tmp_path / "run", 100, signal.SIGINT)
+    out = process.stderr.read()
+    assert process.returncode == 130 and "goes on from there" in out and "Traceback" not in out
+    step, _, info = Checkpoints(tmp_path / "run/checkpoints").load()
+    assert info["step"] == step and f"step {step}" in out
+
+
+MISTAKES = {
+    "agent=bear": "unknown agent 'bear'; did you mean 'beer'? (valid: beer, beer_td3, ddpg",
+    "env=dmc/humanoid-fly": "unknown env 'dmc/humanoid-fly'; did you mean 'dmc/humanoid-walk'?",
+    "env=gym/Hoper-v4": "did you mean 'gym/Hopper-v4'?",
+    "regularizer=bear": "unknown regularizer 'bear'; did you mean 'beer'? (valid: beer, dr3, infer, none)",
+    "agent.discount=1.5": "agent.discount=1.5 is not valid; give a number in (0, 1)",
+    "agent.discont=0.9": "unknown key 'agent.discont'; did you mean 'agent.discount'?",
+    "agent.discount=high": "agent.discount: Value 'high' of type 'str' could not be converted to Float",
+    "seeds=0": "seeds=0 is not valid; give a number of seeds >= 1, or a list",
+    "seeds=[1,1]": "seeds=[1, 1] is not valid",
+    "device=cuda": "device=cuda: torch finds no CUDA device here; give device=cpu",
+    "device=gpu": "device=gpu is not valid",
+    "compile=fast": "compile=fast is not valid; give one of auto, compile, graph, eager",
+    "mode=fly": "unknown mode 'fly'",
+    "run_dir=/proc/nowhere/run": "run_dir=/proc/nowhere/run: cannot be written",
+    "train.total_step=5": "unknown key 'train.total_step'; did you mean 'train.total_steps'?",
+    "train.total_steps=0": "train.total_steps=0 is not valid; give a whole number >= 1",
+    "mode=evaluate": "mode=evaluate needs run_dir=",
+    "mode=table": "mode=table needs a table",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, override):
+    if override == "device=cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    settings = [s for s in TINY if s.split("=")[0] != override.split("=")[0]]
+    assert main(monkeypatch, f"runs_root={tmp_path}", *settings, override) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and MISTAKES[override] in lines[0], lines
+
+
+def test_help_and_cfg_job_work(runner):
+    assert "beer_td3" in runner("--help").stdout
+    shown = runner("agent=dr3", "--cfg", "job")
+    assert shown.returncode == 0 and "coefficient: 0.001" in shown.stdout
+
+
+def main(monkeypatch, *overrides: str) -> int:
+    """`python run.py ...` within this process, which spares its imports; returns the exit status."""
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *overrides])
+    GlobalHydra.instance().clear()
+    try:
+        runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+# --------------------------------------------------------------- what goes wrong while running
+
+
+class Broken(gymnasium.Env):
+    """A world whose observation or reward turns NaN at step 150 in seed 1."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    max_episode_steps = 1000
+
+    def __init__(self, seed: int, field: str) -> None:
+        self.field, self.broken, self.t = field, seed == 1, 0
+        self.np_random = np.random.default_rng(seed)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        bad = np.nan if self.broken and self.t >= 150 else 0.5
+        obs = np.full(2, bad if self.field == "observation" else 0.0, np.float32)
+        return obs, bad if self.field == "reward" else 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("field", ["observation", "reward"])
+def test_a_non_finite_world_stops_with_step_and_seed(tmp_path, field):
+    env = Worlds(partial(Broken, field=field), "broken", [0, 1], 1)
+    env.reset()
+    with pytest.raises(NonFiniteError, match=rf"{field}.*step 150.*seed 1"):
+        for _ in range(200):
+            env.step(torch.zeros(2, 1, 1))
+
+
+def test_a_seed_with_a_non_finite_loss_is_frozen_and_the_others_go_on():
+    config = TD3Config(hidden=[8, 8], num_critics=1, policy_delay=1, target_noise=0.0)
+    agent, alone = TD3(config, BEER(), 3, 2, [0, 1, 2]), TD3(config, BEER(), 3, 2, [0])
+    names, shapes = "oarn", [(16, 3), (16, 2), (16,), (16, 3)]
+    for number in range(1, 30):
+        fields = [agent.rng.normal(n, number, s) for n, s in zip(names, shapes, strict=True)]
+        batch = Batch(*fields, torch.zeros(3, 16))
+        if number == 10:
+            batch.reward[1, 3] = torch.inf
+        agent.update(batch, torch.tensor(number), True)
+        alone.update(Batch(*(f[:1] for f in batch)), torch.tensor(number), True)
+    assert agent.alive.tolist() == [True, False, True]
+    for name, params in agent.critic_params.items():
+        assert torch.isfinite(params).all()
+        assert torch.allclose(params[0], alone.critic_params[name][0], atol=1e-6)
