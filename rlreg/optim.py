@@ -23,14 +23,24 @@ def gradients(loss: Callable[[Params], tuple[Tensor, Any]], params: Params) -> t
         losses, aux = loss(params)
         return losses.sum(), aux
 
-    return torch.func.grad(total, has_aux=True)(params)
+    if torch.compiler.is_compiling():  # the one form that compiles; eagerly it makes an update a fifth dearer
+        return torch.func.grad(total, has_aux=True)(params)
+    with torch.enable_grad():
+        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        value, aux = total(leaves)
+        grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, grads, strict=True)), aux
 
 
 class Adam:
     """Adam (Kingma & Ba 2015) as torch computes it. Elementwise, hence independent over seeds."""
 
     def __init__(
-        self, params: Params, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        params: Params,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
     ) -> None:
         self.learning_rate, self.betas, self.eps = learning_rate, betas, eps
         self.exp_avg = {name: torch.zeros_like(p) for name, p in params.items()}
