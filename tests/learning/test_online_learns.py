@@ -1,0 +1,40 @@
+"""Short seeded runs that have to reach a stated return."""
+
+import json
+
+import pytest
+
+FAST = [
+    "threads=1",
+    "agent.hidden=[64,64]",
+    "agent.batch_size=64",
+    "agent.actor_learning_rate=1e-3",
+    "agent.critic_learning_rate=1e-3",
+    "eval.episodes=5",
+]
+
+
+def final_returns(runner, tmp_path, *overrides):
+    done = runner(*FAST, *overrides, f"run_dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+    return json.loads((tmp_path / "run/summary.json").read_text())["final"]["return"]
+
+
+def test_beer_swings_up_the_pendulum(runner, tmp_path):
+    """A random policy gets about -1300, a good one about -150; SB3's threshold for its TD3 is -200 after 20k steps."""
+    returns = final_returns(
+        runner, tmp_path, "agent=beer", "env=gym/Pendulum-v1", "seeds=2", "compile=eager",
+        "train.total_steps=8000", "train.warmup_steps=1000", "eval.every=8000",
+    )  # fmt: skip
+    assert min(returns) > -400, returns
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["ddpg", "td3", "beer", "beer_td3", "dr3"])
+def test_cartpole_balance(runner, tmp_path, agent):
+    """A random policy gets about 350, the upper limit is 1000."""
+    returns = final_returns(
+        runner, tmp_path, f"agent={agent}", "env=dmc/cartpole-balance", "seeds=2",
+        "train.total_steps=40000", "train.warmup_steps=2000", "eval.every=10000",
+    )  # fmt: skip
+    assert min(returns) > 800, returns
