@@ -1,4 +1,4 @@
-"""The one runner: `python run.py agent=... env=...`. Hydra composes the configuration, rlreg.runner does what it says."""
+"""The one runner: `python run.py agent=... env=...`. Hydra composes the configuration, rlreg.runner obeys it."""
 
 from __future__ import annotations
 

@@ -53,7 +53,10 @@ class TD3Config:
 
     def __post_init__(self) -> None:
         require(
-            bool(self.hidden) and min(self.hidden) >= 1, "agent.hidden", list(self.hidden), "widths >= 1, such as [256,256]"
+            bool(self.hidden) and min(self.hidden) >= 1,
+            "agent.hidden",
+            list(self.hidden),
+            "widths >= 1, such as [256,256]",
         )
         for name in ("num_critics", "policy_delay", "batch_size"):
             require(getattr(self, name) >= 1, f"agent.{name}", getattr(self, name), "a whole number >= 1")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ class Checkpoints:
 
     def save(self, step: int, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Write tensors, and `info`: JSON values, in which numpy arrays may stand anywhere."""
-        final, beside = self.folder / f"step-{step:012d}", self.folder / f".writing-{step:012d}"
+        final, beside = self._path(step), self.folder / f".writing-{step:012d}"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         arrays: dict[str, Tensor] = {}
@@ -70,7 +72,7 @@ class Checkpoints:
         os.rename(beside, final)
         sync(self.folder)
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.folder / f"step-{old:012d}")
+            shutil.rmtree(self._path(old))
 
     def load(self, step: int | None = None) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """(step, tensors, info) of the newest whole checkpoint, or of `step`; None where there is none."""
@@ -80,14 +82,28 @@ class Checkpoints:
         if not known:
             return None
         step = known[-1] if step is None else step
-        path = self.folder / f"step-{step:012d}"
-        try:
-            everything = load_file(path / "state.safetensors")
-            info = json.loads((path / "state.json").read_text())
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise UserError(f"{path}: not a readable checkpoint ({error}); delete it to fall back to an older one") from None
+        with _readable(self._path(step)):
+            everything = load_file(self._path(step) / "state.safetensors")
         tensors = {k.removeprefix("tensors/"): v for k, v in everything.items() if k.startswith("tensors/")}
-        return step, tensors, _with_arrays(info, everything)
+        return step, tensors, _with_arrays(self.info(step), everything)
+
+    def info(self, step: int) -> dict[str, Any]:
+        """The JSON values of a checkpoint, without its arrays."""
+        with _readable(self._path(step)):
+            return json.loads((self._path(step) / "state.json").read_text())
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:012d}"
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint ({error}); delete it to fall back to an older one"
+        ) from None
 
 
 class ReplayLog:
@@ -116,6 +132,10 @@ class ReplayLog:
         for path in self.folder.glob("rows-*.safetensors"):
             if int(path.stem.split("-")[2]) <= oldest_row:
                 path.unlink()
+
+    def delete(self) -> None:
+        """Delete the chunk files of a run that has come to its end."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def restore(self, replay: Replay, chunks: list[list[int]]) -> None:
         """Fill the ring from the chunks a checkpoint names; files of a later, lost moment are deleted."""

@@ -63,7 +63,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomic(self.config, OmegaConf.to_yaml(cfg, resolve=True))
         except OSError as error:
-            raise UserError(f"run_dir={self.path}: cannot be written ({error.strerror}); give a writable folder") from None
+            reason = f"cannot be written ({error.strerror}); give a writable folder"
+            raise UserError(f"run_dir={self.path}: {reason}") from None
 
     def load_config(self) -> DictConfig:
         """The configuration of the run in this folder. Raises `UserError` where there is none."""

@@ -162,7 +162,8 @@ def test_infer_heads_and_constants_follow_the_critic():
     agent = TD3(TD3Config(hidden=[8, 6]), InFeR(heads=4, scale=1.0), 5, 2, seeds=[0, 1])
     assert agent.critic_params["infer.weight"].shape == (2, 2, 6, 4)
     assert "2.weight" not in agent.constants and "infer.weight" not in agent.critic_target
-    batch = Batch(*(Rng([0, 1]).normal(n, 0, s) for n, s in zip("oarnd", [(9, 5), (9, 2), (9,), (9, 5), (9,)], strict=True)))
+    shapes = [(9, 5), (9, 2), (9,), (9, 5), (9,)]
+    batch = Batch(*(Rng([0, 1]).normal(name, 0, shape) for name, shape in zip("oarnd", shapes, strict=True)))
     f = agent.critic_features(agent.critic_params, batch)
     # At initialisation, with scale 1, the features and heads are still their own targets.
     assert agent.regularizer.loss(f, agent.constants)[0].abs().max() < 1e-10
@@ -182,8 +183,8 @@ def test_no_gradient_reaches_targets_or_bound_through_the_agent():
     f = agent.critic_features(params, batch)
     loss, _ = agent.regularizer.loss(f, {})
     grads = torch.autograd.grad(loss.sum(), list(params.values()), allow_unused=True, retain_graph=True)
-    frozen = CriticFeatures(**{**vars(f), "next_feature_online": lambda x=f.next_feature_online().detach(): x,
-                               "head_weight": f.head_weight.detach()})  # fmt: skip
+    online, weight = f.next_feature_online().detach(), f.head_weight.detach()
+    frozen = CriticFeatures(**vars(f) | {"next_feature_online": lambda: online, "head_weight": weight})
     alone = torch.autograd.grad(agent.regularizer.loss(frozen, {})[0].sum(), list(params.values()), allow_unused=True)
     for name, a, b in zip(params, grads, alone, strict=True):
         if name.startswith("2."):

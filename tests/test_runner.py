@@ -48,7 +48,7 @@ def test_a_run_leaves_results_events_and_checkpoints(runner, tmp_path):
     settings = [*TINY, "env=gym/Pendulum-v1", "seeds=[3,7]", "agent.discount=0.9", f"run_dir={tmp_path}/run"]
     done = runner(*settings, "agent=beer_td3")
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(open(tmp_path / "run/eval.csv")))
+    rows = list(csv.DictReader((tmp_path / "run/eval.csv").read_text().splitlines()))
     assert [(int(r["step"]), int(r["seed"])) for r in rows] == [(t, s) for t in range(0, 401, 100) for s in (3, 7)]
     assert all(-2000 < float(r["return"]) < 0 and float(r["length"]) == 200 for r in rows)
     assert all(1 <= float(r["rank"]) <= 16 for r in rows[2:])

@@ -10,18 +10,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
 from rlreg.buffers import Replay
 from rlreg.checkpoint import Checkpoints, ReplayLog, copy_into, flatten, save_synced
 from rlreg.config import EvalConfig, TrainConfig
-from rlreg.errors import UserError
+from rlreg.errors import NonFiniteError, UserError
 from rlreg.evaluation import evaluate, representation
 from rlreg.graphs import prepare
 from rlreg.logger import EvalTable, Logger
 from rlreg.rng import Block, Rng
-from rlreg.runs import RunFolder
+from rlreg.runs import RunFolder, flat_settings
 
 # TensorBoard's names for the columns of eval.csv.
 EVAL_TAGS = {
@@ -120,7 +121,10 @@ class OnlineTraining:
                 action = self.agent.act(self.obs, self.noise.at(iteration))
             else:
                 action = 2.0 * self.random_action.at(iteration) - 1.0
-        obs, reward, terminated, truncated, final_obs = self.env.step(action)
+        try:
+            obs, reward, terminated, truncated, final_obs = self.env.step(action)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {self.step}: {error}; the last checkpoint stays") from None
 
         # STORE: the observation the action led to, and whether the task (not the clock) ended there
         self.replay.add(self.obs, action, reward, final_obs, terminated)
@@ -202,7 +206,11 @@ class OnlineTraining:
     def _results(self) -> dict[str, Any]:
         final = {name: self.eval_table.column(name)[-1].tolist() for name in EVAL_TAGS}
         last_ten = self.eval_table.column("return")[-10:].mean(dim=0).tolist()
+        settings = OmegaConf.to_container(self.folder.load_config())
+        self.logger.hparams(flat_settings(settings), {"eval/mean_reward": sum(final["return"]) / len(final["return"])})
         self.logger.close()
+        if not self.cfg.keep_replay:
+            self.replay_log.delete()
         self.env.close()
         self.eval_env.close()
         return {
@@ -245,8 +253,8 @@ class OnlineTraining:
             "replay": {"inserted": self.replay.inserted, "chunks": self.replay_log.extend(self.replay)},
         }
         self.checkpoints.save(self.step, flatten(self._tensors()), info)
-        oldest_kept = self.checkpoints.load(self.checkpoints.steps()[0])
-        self.replay_log.prune(oldest_kept[2]["replay"]["inserted"] - self.replay.capacity)
+        oldest_kept = self.checkpoints.info(self.checkpoints.steps()[0])
+        self.replay_log.prune(oldest_kept["replay"]["inserted"] - self.replay.capacity)
 
     def restore(self) -> bool:
         """Continue from the newest checkpoint; False where there is none."""

@@ -1,0 +1,100 @@
+"""Checkpoints survive interrupted writes, bad files and a wrapped ring."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlreg.buffers import Replay
+from rlreg.checkpoint import Checkpoints, ReplayLog, copy_into, flatten
+from rlreg.errors import UserError
+
+
+def test_round_trip_with_arrays_anywhere(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    tensors = {"a/w": torch.randn(3, 2), "step": torch.tensor(7), "flag": torch.tensor([True, False])}
+    info = {"worlds": [[{"rng": {"key": np.arange(5, dtype=np.uint32), "big": 2**127}, "actions": np.zeros((0, 2))}]]}
+    checkpoints.save(10, tensors, info)
+    step, loaded, back = checkpoints.load()
+    assert step == 10 and loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[k], tensors[k]) for k in tensors)
+    world = back["worlds"][0][0]
+    assert world["rng"]["big"] == 2**127 and world["actions"].shape == (0, 2)
+    assert np.array_equal(world["rng"]["key"], np.arange(5)) and world["rng"]["key"].dtype == np.uint32
+
+
+def test_an_interrupted_write_leaves_the_older_one(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": torch.ones(1)}, {})
+
+    def power_cut(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlreg.checkpoint.os.rename", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(2, {"x": torch.zeros(1)}, {})
+    assert checkpoints.steps() == [1] and checkpoints.load()[1]["x"].item() == 1.0
+    monkeypatch.undo()
+    checkpoints.save(2, {"x": torch.zeros(1)}, {})
+    assert checkpoints.load()[0] == 2
+
+
+def test_the_newest_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (5, 10, 100):
+        checkpoints.save(step, {"x": torch.ones(1)}, {})
+    assert checkpoints.steps() == [10, 100]
+    with pytest.raises(UserError, match="no checkpoint of step 5"):
+        checkpoints.load(5)
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": torch.ones(100)}, {})
+    path = tmp_path / "step-000000000001/state.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        checkpoints.load()
+
+
+def test_tensors_of_another_agent_are_refused():
+    live = {"actor": {"0.weight": torch.zeros(2, 3)}}
+    with pytest.raises(UserError, match=r"'actor/0.weight' has shape \(3, 3\), expected \(2, 3\)"):
+        copy_into(live, {"actor/0.weight": torch.zeros(3, 3)}, "run")
+    with pytest.raises(UserError, match="'actor/0.weight' is missing"):
+        copy_into(live, {}, "run")
+    with pytest.raises(UserError, match="'critic' is not known"):
+        copy_into(live, flatten(live) | {"critic": torch.zeros(1)}, "run")
+
+
+def fill(replay, rows):
+    for i in range(rows[0], rows[1]):
+        value = torch.full((2, 1, 3), float(i))
+        replay.add(value, value[..., :1], value[..., 0], value, torch.zeros(2, 1))
+
+
+def test_the_replay_log_restores_a_wrapped_ring(tmp_path):
+    replay, log = Replay([0, 1], 10, 3, 1), ReplayLog(tmp_path)
+    done = 0
+    for upto in (4, 9, 13, 27):  # the last chunk alone is longer than the ring
+        fill(replay, (done, upto))
+        chunks, done = log.extend(replay), upto
+    again, other = Replay([0, 1], 10, 3, 1), ReplayLog(tmp_path)
+    other.restore(again, chunks)
+    assert again.inserted == 27 and again.size == 10 and torch.equal(again.rows, replay.rows)
+    # A moment that was lost: its chunk goes, and may be written again with other rows.
+    fill(again, (27, 30))
+    other.extend(again)
+    third, last = Replay([0, 1], 10, 3, 1), ReplayLog(tmp_path)
+    last.restore(third, chunks)
+    assert third.inserted == 27 and not list(tmp_path.glob("*-000000000030.safetensors"))
+    last.prune(17)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["rows-000000000017-000000000027.safetensors"]
+
+
+def test_a_missing_chunk_is_one_line(tmp_path):
+    replay, log = Replay([0], 10, 3, 1), ReplayLog(tmp_path)
+    replay.add(torch.zeros(1, 2, 3), torch.zeros(1, 2, 1), torch.zeros(1, 2), torch.zeros(1, 2, 3), torch.zeros(1, 2))
+    chunks = log.extend(replay)
+    next(tmp_path.iterdir()).unlink()
+    with pytest.raises(UserError, match="replay memory of this checkpoint cannot be read"):
+        ReplayLog(tmp_path).restore(Replay([0], 10, 3, 1), chunks)
