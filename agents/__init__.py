@@ -2,8 +2,10 @@
 
 from hydra.core.config_store import ConfigStore
 
+from agents.sb3 import SB3Config
 from agents.td3 import TD3Config
 
 
 def register_schemas() -> None:
-    ConfigStore.instance().store(group="agent", name="td3_schema", node=TD3Config)
+    for name, schema in (("td3_schema", TD3Config), ("sb3_schema", SB3Config)):
+        ConfigStore.instance().store(group="agent", name=name, node=schema)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -14,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.errors import UserError, require, unknown
 
-_HIDDEN = ("td3_schema",)  # base configurations, of no use by themselves
+_HIDDEN = ("sb3_schema", "td3_schema")  # base configurations, of no use by themselves
+_CONFIGS = Path(__file__).parent.parent / "configs"
 MODES = ("train", "evaluate", "export", "table")
 
 
@@ -36,6 +38,8 @@ class TrainConfig:
     checkpoint_every: int = 10_000
     """Steps between checkpoints: the most that a killed run loses."""
     keep_checkpoints: int = 2
+    keep_replay: bool = False
+    """Keep the replay memory on disk after the run's end (up to some 600 MB a seed)."""
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "updates_per_step", "num_worlds", "log_every", "checkpoint_every"):
@@ -159,18 +163,19 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         kind, _, name = str(error.missing_cfg_file).partition("/")
-        return str(unknown(kind, name, [o for o in error.options or () if o not in _HIDDEN] or _stored(kind)))
+        return str(unknown(kind, name, [o for o in error.options or () if o not in _HIDDEN] + _families(kind)))
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         return _explain_key(error, cause) or str(error).strip().splitlines()[0]
     return None
 
 
-def _stored(group: str) -> list[str]:
-    """The choices of a group that live in Hydra's ConfigStore, such as every task of `env`."""
+def _families(group: str) -> list[str]:
+    """The choices of a group's families: tasks in Hydra's ConfigStore, such as dmc/*, and files, such as sb3/*."""
     tree = ConfigStore.instance().repo.get(group, {})
-    families = {name: node for name, node in tree.items() if isinstance(node, dict)}
-    return [f"{family}/{name.removesuffix('.yaml')}" for family, node in families.items() for name in node]
+    stored = {family: node for family, node in tree.items() if isinstance(node, dict)}
+    files = [f"{path.parent.name}/{path.stem}" for path in (_CONFIGS / group).glob("*/*.yaml")]
+    return [f"{family}/{name.removesuffix('.yaml')}" for family, node in stored.items() for name in node] + files
 
 
 def _explain_key(error: BaseException, cause: BaseException) -> str | None:

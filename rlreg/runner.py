@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError
 from rlreg.evaluation import evaluate
-from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.runs import RunFolder, flat_settings
 from rlreg.training.online import OnlineTraining
 
@@ -39,10 +38,13 @@ def train(cfg: DictConfig) -> None:
             print("this run is complete; delete its folder to run it again")
             return
         seeds = seed_list(settings.seeds)
-        make_env = partial(build_env, cfg, seeds)
+
+        def make_env(num_worlds: int, purpose: int, seeds: Sequence[int] = seeds) -> Any:
+            return build_env(cfg, seeds, num_worlds, purpose)
+
         agent = build_agent(cfg, seeds, settings.device)
-        training = OnlineTraining(agent, make_env, settings.train, settings.eval, folder, settings.compile)
-        results = training.run()
+        loop = getattr(agent, "Training", OnlineTraining)  # an agent that needs another loop names it
+        results = loop(agent, make_env, settings.train, settings.eval, folder, settings.compile).run()
         folder.finish(results)
     for seed, final, last in zip(seeds, results["final"]["return"], results["return_last_ten"], strict=True):
         print(f"seed {seed}: return {final:.1f}, mean of the last ten evaluations {last:.1f}")
@@ -102,6 +104,15 @@ def build_env(cfg: DictConfig, seeds: Sequence[int], num_worlds: int, purpose: i
     return make(**settings, seeds=seeds, num_worlds=num_worlds, purpose=purpose, device=device or cfg.device)
 
 
+def build_single(cfg: DictConfig, seed: int, render_mode: str | None = None) -> Any:
+    """The task of a configuration as one `gymnasium.Env`: the `make_single` beside its `make`."""
+    settings = _settings(cfg.env)
+    module, _, _ = settings.pop("_target_").rpartition(".")
+    for name in ("name", "workers"):  # of the vector environment only
+        settings.pop(name)
+    return locate(f"{module}.make_single")(**settings, seed=seed, render_mode=render_mode)
+
+
 def build_agent(cfg: DictConfig, seeds: Sequence[int], device: str) -> Any:
     """The S learners of a configuration, sized by its environment."""
     probe = build_env(cfg, seeds[:1], 1, 1, device="cpu")
@@ -146,4 +157,4 @@ def _given_run(cfg: DictConfig) -> RunFolder:
     return RunFolder(RunFolder.of(cfg).path)
 
 
-__all__ = ["build_agent", "build_env", "flat_settings", "load_agent", "run"]
+__all__ = ["build_agent", "build_env", "build_single", "flat_settings", "load_agent", "run"]

@@ -1,0 +1,301 @@
+"""Stable-Baselines3 (SB3): our agents as its models, its models as our agents, our worlds as its own."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import stable_baselines3
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from rlreg.config import TrainConfig, seed_list
+from rlreg.errors import UserError
+from rlreg.networks import Actor
+from rlreg.runner import build_single, check_device, load_agent
+from rlreg.runs import RunFolder
+
+TD3_PARTS = {"actor", "critic", "actor_target", "critic_target", "actor_optimizer", "critic_optimizer"}
+
+
+# ------------------------------------------------------------------ our runs as SB3's models
+
+
+def load(
+    run_dir: str | Path,
+    seed: int = 0,
+    checkpoint: int | None = None,
+    device: str = "cpu",
+    render_mode: str | None = None,
+) -> BaseAlgorithm:
+    """One seed of a run as a Stable-Baselines3 model, attached to a fresh environment of the run's task.
+
+    The model holds the seed's networks, targets, Adam moments and update count, from the newest checkpoint or
+    from that of step `checkpoint`, and the run's hyperparameters. `render_mode='rgb_array'` is what
+    `VecVideoRecorder(model.get_env(), ...)` wants.
+
+    `model.learn` goes on training, as SB3 does: plain TD3 or DDPG in float32, without the run's regulariser.
+    The replay memory stays behind. `learn(n)` therefore begins with `model.learning_starts` random steps
+    (the run's `train.warmup_steps`; set it to choose), while `learn(n, reset_num_timesteps=False)` goes on
+    counting from the run's own steps: it acts with the policy and learns from the first transition on.
+
+    Raises `UserError` for a folder without a run or checkpoint, a seed that the run does not hold, and an
+    agent that has no counterpart in SB3.
+    """
+    check_device(device)
+    folder = RunFolder(Path(run_dir))
+    cfg = folder.load_config()
+    seeds = seed_list(cfg.seeds)
+    if seed not in seeds:
+        raise UserError(f"seed={seed}: run_dir={folder.path} holds {', '.join(map(str, seeds))}")
+    agent, step = load_agent(folder, device, checkpoint)
+    convert = _conversion(agent, cfg.agent.name)
+    train = TrainConfig(**{**cfg.train, "num_worlds": 1})
+    model = convert(seeds.index(seed), build_single(cfg, seed, render_mode), train)
+    model.num_timesteps = step
+    return model
+
+
+def export_zip(run_dir: str | Path, seed: int, checkpoint: int | None = None) -> Path:
+    """Write `load`'s model as SB3's own zip, `<run_dir>/sb3/seed-<k>.zip`, and return its path.
+
+    It opens with `stable_baselines3.TD3.load` or `DDPG.load` where this package is not installed. Its spaces
+    are those of our single environments: flat float32 observations, actions in [-1, 1]. Raises `UserError`.
+    """
+    model = load(run_dir, seed, checkpoint)
+    path = Path(run_dir) / "sb3" / f"seed-{seed}.zip"
+    beside = path.with_name(f".writing-{path.name}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        model.save(beside)
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give a writable run folder") from None
+    finally:
+        model.get_env().close()
+    return path
+
+
+def _conversion(agent: Any, name: str) -> Callable[[int, gymnasium.Env, TrainConfig], BaseAlgorithm]:
+    """How to make an SB3 model of an agent's seed number i: `convert(i, env, train)`.
+
+    An agent may say so itself with a method `to_sb3(i, env, train)` (one that normalises observations would
+    fold that into the first layers and call `td3_model`). One that is TD3's parts and nothing else needs not.
+    """
+    if hasattr(agent, "to_sb3"):
+        return agent.to_sb3
+    only_td3_parts = agent.state().keys() == TD3_PARTS | {"constants", "alive"}
+    if only_td3_parts and isinstance(agent.actor, Actor):
+        return lambda i, env, train: td3_model(agent.config, agent.state(), i, env, train, agent.device)
+    raise UserError(f"agent={name} has no counterpart in Stable-Baselines3")
+
+
+def td3_model(
+    config: Any,
+    state: Mapping[str, Any],
+    i: int,
+    env: gymnasium.Env,
+    train: TrainConfig,
+    device: torch.device | str = "cpu",
+) -> stable_baselines3.TD3:
+    """Seed number `i` of a deterministic actor-critic as SB3's TD3, or DDPG where the config amounts to that.
+
+    `config` has the fields of `agents.td3.TD3Config`; `state` holds `TD3_PARTS`, laid out as in
+    `agents.td3.TD3.state`: parameters (S, in, out) for the actor and (S, E, in, out) for the critics.
+    """
+    is_ddpg = config.num_critics == 1 and config.policy_delay == 1 and config.target_noise == 0
+    only_td3 = {
+        "policy_delay": config.policy_delay,
+        "target_policy_noise": config.target_noise,
+        "target_noise_clip": config.target_noise_clip,
+    }
+    if config.actor_learning_rate != config.critic_learning_rate:
+        warnings.warn(
+            "Stable-Baselines3 has one learning rate for actor and critic: going on training uses the critic's "
+            f"{config.critic_learning_rate} for the actor, not {config.actor_learning_rate}",
+            stacklevel=3,
+        )
+    model = (stable_baselines3.DDPG if is_ddpg else stable_baselines3.TD3)(
+        "MlpPolicy",
+        env,
+        learning_rate=config.critic_learning_rate,
+        batch_size=config.batch_size,
+        tau=config.tau,
+        gamma=config.discount,
+        policy_kwargs={"net_arch": list(config.hidden), "n_critics": config.num_critics},
+        action_noise=action_noise(config.exploration_noise, env.action_space.shape[0]),
+        device=device,
+        **off_policy_settings(train),
+        **({} if is_ddpg else only_td3),
+    )
+    with torch.no_grad():
+        for suffix in ("", "_target"):
+            _fill(getattr(model, f"actor{suffix}").mu, state[f"actor{suffix}"], (i,))
+            for e, q in enumerate(getattr(model, f"critic{suffix}").q_networks):
+                _fill(q, state[f"critic{suffix}"], (i, e))
+        for moment in ("exp_avg", "exp_avg_sq"):
+            _fill(model.actor.mu, state["actor_optimizer"][moment], (i,), adam_part(model.actor, moment))
+            for e, q in enumerate(model.critic.q_networks):
+                _fill(q, state["critic_optimizer"][moment], (i, e), adam_part(model.critic, moment))
+        for name in ("actor", "critic"):
+            network, (steps, *_) = getattr(model, name), state[f"{name}_optimizer"]["steps"].values()
+            for parameter in network.parameters():
+                adam_part(network, "step")(parameter).copy_(steps)
+    model._n_updates = int(next(iter(state["critic_optimizer"]["steps"].values())))
+    return model
+
+
+def off_policy_settings(train: TrainConfig) -> dict[str, Any]:
+    """The keyword arguments of SB3's off-policy algorithms that our online loop's settings decide."""
+    return {
+        "buffer_size": train.buffer_capacity,
+        "learning_starts": train.warmup_steps,
+        "gradient_steps": train.updates_per_step * train.num_worlds,
+    }
+
+
+def action_noise(scale: float, action_dim: int) -> NormalActionNoise | None:
+    """Gaussian exploration noise of standard deviation `scale`; None for 0."""
+    return NormalActionNoise(np.zeros(action_dim), np.full(action_dim, scale)) if scale > 0 else None
+
+
+def _fill(
+    mlp: nn.Sequential,
+    params: Mapping[str, Tensor],
+    index: tuple[int, ...],
+    of: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter,
+) -> None:
+    """Copy one entry of stacked parameters (or Adam moments) into SB3's layers: weights transposed."""
+    for layer, linear in enumerate(module for module in mlp if isinstance(module, nn.Linear)):
+        of(linear.weight).copy_(params[f"{layer}.weight"][index].T)
+        of(linear.bias).copy_(params[f"{layer}.bias"][index].squeeze(0))
+
+
+# ------------------------------------------------------------------ the state of SB3's models
+
+
+def adam_state(optimizer: torch.optim.Adam) -> dict[nn.Parameter, dict[str, Tensor]]:
+    """The live moments and step count of each parameter; where Adam has none yet, as it would start."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        if not optimizer.state[parameter]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(parameter.detach()),
+                "exp_avg_sq": torch.zeros_like(parameter.detach()),
+            }
+    return {parameter: optimizer.state[parameter] for parameter in parameters}
+
+
+def adam_part(network: nn.Module, part: str) -> Callable[[nn.Parameter], Tensor]:
+    """parameter -> its 'exp_avg', 'exp_avg_sq' or 'step' in the network's optimiser."""
+    moments = adam_state(network.optimizer)
+    return lambda parameter: moments[parameter][part]
+
+
+def model_state(model: BaseAlgorithm) -> dict[str, Any]:
+    """Every tensor that an SB3 model saves, live and nested by name. Its optimisers have to be Adam."""
+    modules_and_optimizers, variables = model._get_torch_save_params()
+    state: dict[str, Any] = {}
+    for name in modules_and_optimizers:
+        part = recursive_getattr(model, name)
+        if isinstance(part, torch.optim.Optimizer):
+            state[name] = {str(n): moments for n, moments in enumerate(adam_state(part).values())}
+        else:
+            state[name] = part.state_dict()
+    return state | {name: recursive_getattr(model, name).detach() for name in variables}
+
+
+# ------------------------------------------------------------------ SB3's models as our agents
+
+
+class Models:
+    """S models of SB3, one a seed, as `rlreg.evaluation` wants an agent."""
+
+    def __init__(self, models: Sequence[BaseAlgorithm]) -> None:
+        self.models = list(models)
+
+    def act(self, obs: Tensor) -> Tensor:
+        """What `predict` gives without exploration: (S, N, O) -> (S, N, A)."""
+        per_seed = zip(self.models, obs.numpy(force=True), strict=True)
+        actions = [model.predict(o, deterministic=True)[0] for model, o in per_seed]
+        return torch.from_numpy(np.stack(actions)).to(obs.device)
+
+    def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """min_i Q_i(s, a): (S, B, O), (S, B, A) -> (S, B). NaN for algorithms without Q, such as PPO.
+
+        SAC's Q counts the entropy bonus of the steps to come, the returns that it is compared with do not.
+        """
+        values = []
+        for model, s, a in zip(self.models, obs, action, strict=True):
+            if hasattr(model, "critic"):
+                q = torch.stack(model.critic(s.to(model.device), a.to(model.device)))  # (E, B, 1)
+                values.append(q.amin(dim=0).squeeze(-1).to(obs.device))
+            else:
+                values.append(torch.full(obs.shape[1:2], torch.nan, device=obs.device))
+        return torch.stack(values)
+
+
+# ------------------------------------------------------------------ our worlds as SB3's environments
+
+
+class Spaces(gymnasium.Env):
+    """The spaces of a task without the task: what SB3 needs to build the networks."""
+
+    def __init__(self, obs_dim: int, action_dim: int) -> None:
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
+
+
+class VecWorlds(VecEnv):
+    """The N worlds of one seed (an `envs.base.VectorEnv`) behind SB3's vector interface."""
+
+    render_mode = None
+
+    def __init__(self, worlds: Any) -> None:
+        self._worlds = worlds
+        spaces = Spaces(worlds.obs_dim, worlds.action_dim)
+        super().__init__(worlds.num_worlds, spaces.observation_space, spaces.action_space)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Observations (N, O). Seeds given to `seed` are ignored: the worlds have theirs from the start."""
+        return self._worlds.reset()[0].numpy(force=True)
+
+    def step_async(self, actions: NDArray[np.float32]) -> None:
+        self._action = torch.as_tensor(actions, device=self._worlds.device)[None]
+
+    def step_wait(self) -> tuple[NDArray, NDArray, NDArray, list[dict[str, Any]]]:
+        """Observations (N, O), rewards (N,), dones (N,), infos with the episodes' last observations."""
+        step = self._worlds.step(self._action)
+        obs, reward, terminated, truncated, final_obs = (part[0].numpy(force=True) for part in step)
+        done = terminated | truncated
+        infos: list[dict[str, Any]] = [{} for _ in done]
+        for n in np.flatnonzero(done):
+            cut = bool(truncated[n] and not terminated[n])  # SB3 bootstraps these
+            infos[n] = {"terminal_observation": final_obs[n], "TimeLimit.truncated": cut}
+        return obs, reward, done, infos
+
+    def close(self) -> None:
+        self._worlds.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise NotImplementedError("the worlds have no attributes to set")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        raise NotImplementedError("the worlds have no methods of their own")
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]

@@ -1,0 +1,181 @@
+"""Stable-Baselines3's own learning loop for one seed after another, with our evaluation and run folders."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.vec_env import VecMonitor
+from tqdm import tqdm
+
+from rlreg.checkpoint import Checkpoints, copy_into, flatten, write_atomic
+from rlreg.config import EvalConfig, TrainConfig
+from rlreg.evaluation import evaluate
+from rlreg.runs import RunFolder
+from rlreg.sb3 import Models, VecWorlds, model_state
+from rlreg.training.online import EVAL_TAGS, Interrupted, interrupts
+
+Row = dict[str, str]
+
+
+class SB3Training:
+    """One run of S seeds, one after another: SB3 has no seeds axis.
+
+    The seeds do not influence each other: SB3 seeds every generator anew for each model. A killed run keeps
+    the seeds that were finished, and starts the one that was running again from its first step.
+    """
+
+    def __init__(
+        self,
+        agent: Any,
+        make_env: Callable[[int, int, Sequence[int]], Any],
+        train: TrainConfig,
+        evaluation: EvalConfig,
+        folder: RunFolder,
+        compile: str,
+    ) -> None:
+        """`agent.build(seed, env, train)` gives an SB3 model, `make_env(num_worlds, purpose, seeds)` worlds.
+
+        `compile` is for our own agents: SB3's updates run as they are.
+        """
+        self.agent, self.make_env, self.cfg, self.eval_cfg, self.folder = (
+            agent,
+            make_env,
+            train,
+            evaluation,
+            folder,
+        )
+        self.rows: list[list[Row]] = [[] for _ in agent.seeds]
+        """The rows of eval.csv, a list a seed."""
+
+    def run(self) -> dict[str, Any]:
+        """Train every seed that is not finished yet. Returns the final figures, a list a seed."""
+        started = time.perf_counter()
+        with interrupts() as interrupted:
+            for i, seed in enumerate(self.agent.seeds):
+                finished = Checkpoints(self.folder.checkpoints / f"seed-{seed}")
+                found = finished.load()
+                if found is None:
+                    self._train(i, interrupted)
+                    tensors = flatten(model_state(self.agent.models[i]))
+                    finished.save(self.cfg.total_steps, tensors, {"rows": self.rows[i]})
+                else:
+                    _, tensors, info = found
+                    copy_into(model_state(self.agent.models[i]), tensors, str(finished.folder))
+                    self.rows[i] = info["rows"]
+        self._write_rows()
+        # The whole run's checkpoint, where the runner looks for one.
+        Checkpoints(self.folder.checkpoints).save(self.cfg.total_steps, flatten({"agent": self.agent.state()}), {})
+        returns = torch.tensor([[float(row["return"]) for row in rows] for rows in self.rows], dtype=torch.float64)
+        return {
+            "seeds": list(self.agent.seeds),
+            "steps": self.cfg.total_steps,
+            "final": {name: [float(rows[-1][name]) for rows in self.rows] for name in EVAL_TAGS},
+            "return_last_ten": returns[:, -10:].mean(dim=1).tolist(),
+            "frozen": [],
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+
+    def _train(self, i: int, interrupted: Callable[[], bool]) -> None:
+        """Train seed number i; its networks and optimisers end up in `agent.models[i]`."""
+        seed = self.agent.seeds[i]
+        env = VecMonitor(VecWorlds(self.make_env(self.cfg.num_worlds, 0, (seed,))))
+        eval_env = self.make_env(self.eval_cfg.episodes, 1, (seed,))
+        model = self.agent.build(seed, env, self.cfg)
+        events = self.folder.tensorboard / f"seed-{seed}"
+        shutil.rmtree(events, ignore_errors=True)  # of an attempt that was killed
+        logger = Logger(None, [TensorBoardOutputFormat(str(events))])
+        model.set_logger(logger)
+        self.rows[i] = []
+        try:
+            watch = _Watch(self, i, eval_env, interrupted)
+            model.learn(self.cfg.total_steps, watch, log_interval=None)  # `watch` says when to log
+        finally:
+            logger.close()
+            env.close()
+            eval_env.close()
+        # The trained model itself goes, with its replay memory.
+        copy_into(model_state(self.agent.models[i]), flatten(model_state(model)), str(self.folder.path))
+
+    def add_row(self, i: int, step: int, values: dict[str, float]) -> None:
+        """One evaluation of seed number i, into eval.csv at once."""
+        row = {"step": str(step), "seed": str(self.agent.seeds[i])}
+        self.rows[i].append(row | {name: repr(values[name]) for name in EVAL_TAGS})
+        self._write_rows()
+
+    def _write_rows(self) -> None:
+        """eval.csv as a run of our own agents has it: by step, then by seed in the order given."""
+        rows = sorted((row for rows in self.rows for row in rows), key=lambda row: int(row["step"]))
+        lines = [",".join(("step", "seed", *EVAL_TAGS)), *(",".join(row.values()) for row in rows)]
+        write_atomic(self.folder.eval_csv, "\n".join(lines) + "\n")
+
+
+class _Watch(BaseCallback):
+    """Evaluates and logs at the steps at which our own loop does, shows progress, and ends the training on time.
+
+    SB3 calls it between a step and the update that follows, as it does its own `EvalCallback`.
+    """
+
+    def __init__(self, training: SB3Training, i: int, eval_env: Any, interrupted: Callable[[], bool]) -> None:
+        super().__init__()
+        self._training, self._i, self._interrupted = training, i, interrupted
+        self._seed = training.agent.seeds[i]
+        self._total, self._log_every = training.cfg.total_steps, training.cfg.log_every
+        self._every = training.eval_cfg.every
+        self._env = eval_env
+        self._env.reset()
+        self._start = self._env.state_dict()
+
+    def _on_training_start(self) -> None:
+        self._bar = tqdm(
+            total=self._total,
+            desc=f"seed {self._seed}",
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        self._started = time.perf_counter()
+        self._evaluate()
+
+    def _on_step(self) -> bool:
+        """False, which ends the training, at the last step: PPO would go on to a whole rollout."""
+        if self._interrupted():
+            self._bar.close()
+            raise Interrupted(
+                f"stopped at step {self.num_timesteps} of seed {self._seed}; the same command keeps the "
+                "finished seeds and starts this one again"
+            )
+        self._bar.update(self.training_env.num_envs)
+        before = self.num_timesteps - self.training_env.num_envs
+        last = self.num_timesteps >= self._total
+        if self.num_timesteps // self._log_every > before // self._log_every:
+            self.model.dump_logs()
+        if last or self.num_timesteps // self._every > before // self._every:
+            self._evaluate()
+        return not last
+
+    def _on_training_end(self) -> None:
+        self._bar.close()
+
+    def _evaluate(self) -> None:
+        """A row of eval.csv. What is measured on a critic's features is left as NaN."""
+        values = evaluate(Models([self.model]), self._env, self._start, self.model.gamma)
+        row = {name: values[name].item() if name in values else float("nan") for name in EVAL_TAGS}
+        self._training.add_row(self._i, self.num_timesteps, row)
+        writer = self.logger.output_formats[0].writer
+        for name, tag in EVAL_TAGS.items():
+            if row[name] == row[name]:
+                writer.add_scalar(tag, row[name], self.num_timesteps)
+        writer.flush()
+        self._bar.set_postfix_str(f"return {row['return']:.1f}")
+        if self._bar.disable:
+            fps = self.num_timesteps / max(time.perf_counter() - self._started, 1e-9)
+            place = f"seed {self._seed}, step {self.num_timesteps}"
+            print(f"{place}: return {row['return']:.1f}, {fps:.0f} steps/s", flush=True)
