@@ -1,0 +1,131 @@
+"""Where the time of a training run goes: updates, worlds, acting and storage, logging, evaluation, checkpoints.
+
+    python benchmarks/end_to_end.py                     # cheetah-run, BEER, one seed, about three minutes
+    python benchmarks/end_to_end.py --agent td3 --seeds 4 --steps 20000
+
+A true run (`rlreg.training.online`) with every part timed where it is called, from the first update on,
+compilation left out. The parts but the updates are to cost under 20 percent of a step's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+
+import agents
+import envs.registry
+from rlreg.config import register_schemas
+from rlreg.runner import build_agent, build_env
+from rlreg.runs import RunFolder, provenance
+from rlreg.training.online import OnlineTraining
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def timed(spent: dict[str, float], part: str, function: Callable, device: torch.device) -> Callable:
+    """`function`, with its wall time added to `spent[part]`."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        out = function(*args, **kwargs)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        spent[part] += time.perf_counter() - start
+        return out
+
+    return call
+
+
+def measure(agent_name: str, env_name: str, seeds: int, steps: int, device: str, threads: int) -> dict[str, float]:
+    """Milliseconds a step, by part; 'everything' is the loop's own clock."""
+    overrides = [
+        f"agent={agent_name}", f"env={env_name}", f"seeds={seeds}", f"device={device}", f"threads={threads}",
+        "train.warmup_steps=1000", f"train.total_steps={1000 + 200 + steps}", "compile=compile",
+    ]  # fmt: skip
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose("config", overrides)
+    if threads:
+        torch.set_num_threads(threads)
+    settings = OmegaConf.to_object(cfg)
+    spent: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory() as work:
+        folder = RunFolder(Path(work))
+        folder.open(cfg)
+        chosen = tuple(range(seeds))
+        agent = build_agent(cfg, chosen, device)
+        training = OnlineTraining(
+            agent, lambda worlds, purpose: build_env(cfg, chosen, worlds, purpose), settings.train, settings.eval,
+            folder, settings.compile,
+        )  # fmt: skip
+        # The true intervals, but placed so that each falls once or in proportion into the steps measured.
+        iterate, first = training._iterate, 1000 + 200
+        started = 0.0
+
+        def step() -> None:
+            nonlocal started
+            if training.step == first:
+                spent.clear()
+                started = time.perf_counter()
+            iterate()
+
+        training._iterate = step
+        for part, owner, name in (
+            ("updates", training, "update"),
+            ("worlds", training.env, "step"),
+            ("acting", training.agent, "act"),
+            ("storage", training.replay, "add"),
+            ("logging", training, "_log"),
+            ("evaluation", training, "_evaluate"),
+            ("checkpoints", training, "save"),
+        ):
+            setattr(owner, name, timed(spent, part, getattr(owner, name), agent.device))
+        # Evaluation steps its own worlds and acts for itself: counted once, as evaluation.
+        evaluate, inside = training._evaluate, ("acting",)
+
+        def evaluation(bar: Any) -> None:
+            before = {part: spent[part] for part in inside}
+            evaluate(bar)
+            spent.update(before)
+
+        training._evaluate = evaluation
+        training.run()
+        spent["everything"] = time.perf_counter() - started
+    return {part: seconds / steps * 1e3 for part, seconds in spent.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agent", default="beer")
+    parser.add_argument("--env", default="dmc/cheetah-run")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=10_000, help="steps measured; the evaluation's own interval")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args()
+    register_schemas()
+    agents.register_schemas()
+    envs.registry.register_schemas()
+    spent = measure(args.agent, args.env, args.seeds, args.steps, args.device, args.threads)
+    whole = spent.pop("everything")
+    machine = provenance()
+    print(f"\n{args.agent} on {args.env}, seeds={args.seeds}; {machine['cpu']}, {machine['threads']} threads,", end=" ")
+    print(f"torch {machine['versions']['torch']}, commit {machine['commit']}\n")
+    print("| part | ms a step | share |\n|---|--:|--:|")
+    spent["the rest of the loop"] = whole - sum(spent.values())
+    for part, ms in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"| {part} | {ms:.3f} | {ms / whole:.1%} |")
+    print(f"| **a step** | **{whole:.3f}** | |")
+    print(f"\nall but the updates: {1 - spent['updates'] / whole:.1%} of a step's time; {1e3 / whole:.0f} steps/s")
+
+
+if __name__ == "__main__":
+    main()
