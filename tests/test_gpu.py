@@ -59,7 +59,7 @@ def test_gpu_and_cpu_learn_the_same():
 
 
 def test_an_update_never_waits_for_the_host():
-    agent, update = learner("cuda")
+    _, update = learner("cuda")
     number = torch.ones((), dtype=torch.int64, device="cuda")
     update(number, True)
     torch.cuda.set_sync_debug_mode("error")
