@@ -26,10 +26,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     stack = math.prod(lead)
     batch = x.shape[-2]
     if stack == 1:  # one plain product: a batched product over one matrix is many times slower on some CPUs
-        out = torch.addmm(bias.reshape(fan_out), x.reshape(batch, fan_in), weight.reshape(fan_in, fan_out))
+        x, weight, bias = x.reshape(batch, fan_in), weight.reshape(fan_in, fan_out), bias.reshape(fan_out)
+        with_bias = torch.addmm
     else:
         x = x.expand(*lead, batch, fan_in).reshape(stack, batch, fan_in)
-        out = torch.baddbmm(bias.reshape(stack, 1, fan_out), x, weight.reshape(stack, fan_in, fan_out))
+        weight, bias = weight.reshape(stack, fan_in, fan_out), bias.reshape(stack, 1, fan_out)
+        with_bias = torch.baddbmm
+    # Compiled, the sum becomes part of the ReLU after it; addmm would first copy the bias to every row.
+    out = x @ weight + bias if torch.compiler.is_compiling() else with_bias(bias, x, weight)
     return out.reshape(*lead, batch, fan_out)
 
 

@@ -1,0 +1,108 @@
+"""Compiled updates compute what eager ones do, and a missing compiler costs one warning and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.td3 import TD3, TD3Config
+from rlreg.buffers import Replay
+from rlreg.errors import UserError
+from rlreg.graphs import WORTHWHILE_UPDATES, prepare
+from rlreg.regularizers import BEER
+
+OBS, ACT = 5, 2
+CPU = torch.device("cpu")
+
+
+def learner(seeds: range, policy_delay: int = 2) -> tuple[TD3, Replay]:
+    config = TD3Config(hidden=[16, 16], batch_size=8, policy_delay=policy_delay)
+    agent = TD3(config, BEER(), OBS, ACT, seeds)
+    replay = Replay(seeds, 64, OBS, ACT)
+    rows = torch.randn(len(seeds), 64, replay.rows.shape[-1], generator=torch.Generator().manual_seed(0))
+    rows[..., -1] = 0.0
+    replay.write(0, rows)
+    return agent, replay
+
+
+def train(seeds: range, policy_delay: int, mode: str, updates: int) -> tuple[TD3, dict[str, torch.Tensor]]:
+    agent, replay = learner(seeds, policy_delay)
+
+    def update(step: torch.Tensor, update_actor: bool) -> dict[str, torch.Tensor]:
+        return agent.update(replay.sample("replay", step, agent.config.batch_size), step, update_actor)
+
+    program = prepare(update, mode, CPU, updates)
+    step = torch.zeros((), dtype=torch.int64)
+    metrics = {}
+    for number in range(1, updates + 1):
+        metrics |= program(step.fill_(number), number % policy_delay == 0)
+    return agent, metrics
+
+
+@pytest.mark.parametrize(("num_seeds", "policy_delay"), [(1, 1), (3, 2)])
+def test_compiled_updates_equal_eager_ones(num_seeds: int, policy_delay: int) -> None:
+    compiled, compiled_metrics = train(range(num_seeds), policy_delay, "compile", 10)
+    eager, eager_metrics = train(range(num_seeds), policy_delay, "eager", 10)
+    for name in ("actor_params", "critic_params", "actor_target", "critic_target"):
+        torch.testing.assert_close(getattr(compiled, name), getattr(eager, name), rtol=1e-4, atol=1e-5)
+    assert compiled_metrics.keys() == eager_metrics.keys()
+    torch.testing.assert_close(compiled_metrics, eager_metrics, rtol=1e-3, atol=1e-4)
+
+
+def test_auto_does_not_compile_short_runs() -> None:
+    def update(step: torch.Tensor, flag: bool) -> dict[str, torch.Tensor]:
+        return {}
+
+    assert prepare(update, "auto", CPU, WORTHWHILE_UPDATES) is update
+    assert prepare(update, "auto", CPU, WORTHWHILE_UPDATES + 1) is not update
+    assert prepare(update, "eager", CPU, 10**6) is update
+
+
+def test_impossible_modes() -> None:
+    with pytest.raises(UserError, match="auto, compile or eager"):
+        prepare(lambda: None, "graph", CPU, 1)
+    with pytest.raises(UserError, match="eager"):
+        prepare(lambda: None, "fast", CPU, 1)
+
+
+def test_without_a_compiler_auto_falls_back_with_one_warning(tmp_path: Path) -> None:
+    """In a process of its own, as PyTorch remembers the compiler it found."""
+    script = """
+        import warnings
+        import torch
+        from tests.test_graphs import CPU, learner
+        from rlreg.graphs import prepare
+
+        agent, replay = learner(range(1))
+        calls = []
+        def update(step, update_actor):
+            if not torch.compiler.is_compiling():
+                calls.append(int(step))
+            return agent.update(replay.sample("replay", step, 8), step, update_actor)
+
+        program = prepare(update, "auto", CPU, 10**6)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for number in range(1, 5):
+                program(torch.tensor(number), number % 2 == 0)
+        ours = [str(w.message) for w in caught if "torch.compile failed" in str(w.message)]
+        assert len(ours) == 1 and "compiler" in ours[0], ours
+        assert calls == [1, 2, 3, 4], calls
+        assert agent.critic_optimizer.steps["0.weight"] == 4
+        assert agent.actor_optimizer.steps["0.weight"] == 2
+    """
+    environment = os.environ | {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr

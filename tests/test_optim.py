@@ -1,0 +1,57 @@
+"""Adam and gradients on parameters stacked over seeds."""
+
+from __future__ import annotations
+
+import torch
+
+from rlreg.optim import Adam, gradients
+
+SHAPES = {"weight": (3, 4, 5), "bias": (3, 1, 5)}  # three seeds
+
+
+def params() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def test_adam_equals_torchs() -> None:
+    ours, reference = params(), [p.requires_grad_() for p in params().values()]
+    alive = torch.ones(3, dtype=torch.bool)
+    adam = Adam(ours, 3e-4)
+    torch_adam = torch.optim.Adam(reference, 3e-4)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        grads = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+        for parameter, grad in zip(reference, grads.values(), strict=True):
+            parameter.grad = grad.clone()
+        torch_adam.step()
+        adam.step(ours, grads, alive)
+    for parameter, expected in zip(ours.values(), reference, strict=True):
+        torch.testing.assert_close(parameter, expected.detach(), rtol=0, atol=1e-7)
+
+
+def test_a_frozen_seed_gets_no_gradient() -> None:
+    """Its own may be NaN; the other seeds go on as if it had never been there."""
+    broken, whole = params(), params()
+    grads = {name: torch.ones(shape) for name, shape in SHAPES.items()}
+    poisoned = {name: grad.clone() for name, grad in grads.items()}
+    for grad in poisoned.values():
+        grad[1] = torch.nan
+    Adam(broken, 0.1).step(broken, poisoned, torch.tensor([True, False, True]))
+    Adam(whole, 0.1).step(whole, grads, torch.ones(3, dtype=torch.bool))
+    for name, start in params().items():
+        assert torch.equal(broken[name][1], start[1])
+        assert torch.equal(broken[name][[0, 2]], whole[name][[0, 2]])
+
+
+def test_gradients_of_the_seeds_are_independent() -> None:
+    def loss(p: dict[str, torch.Tensor]) -> tuple[torch.Tensor, str]:
+        return torch.square(p["weight"]).sum(dim=(1, 2)), "aux"
+
+    start = params()
+    with torch.no_grad():  # whatever surrounds it
+        grads, aux = gradients(loss, start)
+    assert aux == "aux"
+    torch.testing.assert_close(grads["weight"], 2 * start["weight"])
+    assert torch.equal(grads["bias"], torch.zeros(SHAPES["bias"]))  # a parameter that the loss does not touch
+    assert not any(p.requires_grad for p in start.values())
