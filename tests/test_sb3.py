@@ -63,10 +63,16 @@ def train_baseline(folder: Path, algorithm: str, *overrides: str, seeds: str = "
     return train(folder, f"agent=sb3/{algorithm}", batch, *overrides, seeds=seeds)
 
 
-@pytest.fixture(scope="module", params=["beer", "td3"])
-def trained(request, tmp_path_factory) -> Path:
-    """A finished run of the paper's agent, which is SB3's DDPG, and one of TD3."""
-    return train(tmp_path_factory.mktemp(request.param) / "run", f"agent={request.param}", "agent.batch_size=16")
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """Finished runs of the paper's agent, which is SB3's DDPG, and of TD3."""
+    root = tmp_path_factory.mktemp("runs")
+    return {name: train(root / name, f"agent={name}", "agent.batch_size=16") for name in ("beer", "td3")}
+
+
+@pytest.fixture(params=["beer", "td3"])
+def trained(request, runs) -> Path:
+    return runs[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -157,27 +163,28 @@ class Task(gymnasium.Env):
     def step(self, action):
         return np.ones(3, np.float32), 1.0, False, False, {}
 
-algorithm, path, folder = sys.argv[1:]
-model = getattr(stable_baselines3, algorithm).load(path, device="cpu")
-np.save(f"{folder}/actions.npy", model.predict(np.load(f"{folder}/obs.npy"), deterministic=True)[0])
-model.set_env(Task())
-updates = model._n_updates
-model.learn(150)
-assert model._n_updates == updates + 50, (updates, model._n_updates)  # after 100 random steps
+obs = np.load("obs.npy")
+for algorithm, path in (("DDPG", sys.argv[1]), ("TD3", sys.argv[2])):
+    model = getattr(stable_baselines3, algorithm).load(path, device="cpu")
+    np.save(f"{algorithm}.npy", model.predict(obs, deterministic=True)[0])
+    model.set_env(Task())
+    updates = model._n_updates
+    model.learn(150)
+    assert model._n_updates == updates + 50, (updates, model._n_updates)  # after 100 random steps
 """
 
 
-def test_the_zip_opens_where_this_package_is_not(trained, tmp_path):
-    path = rlreg.sb3.export_zip(trained, 9)
-    assert path == trained / "sb3" / "seed-9.zip" and list(path.parent.iterdir()) == [path]
-    agent, _ = load_agent(RunFolder(trained))
+def test_the_zips_open_where_this_package_is_not(runs, tmp_path):
     np.save(tmp_path / "obs.npy", observations())
-    algorithm = "DDPG" if agent.config.num_critics == 1 else "TD3"
-    command = [sys.executable, "-I", "-c", CLEAN, algorithm, str(path), str(tmp_path)]
+    zips = [rlreg.sb3.export_zip(folder, 9) for folder in runs.values()]
+    command = [sys.executable, "-I", "-c", CLEAN, *map(str, zips)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    ours = agent.act(torch.from_numpy(observations()).expand(2, -1, -1))[1]
-    np.testing.assert_allclose(np.load(tmp_path / "actions.npy"), ours, rtol=0, atol=1e-6)
+    for algorithm, folder, path in zip(("DDPG", "TD3"), runs.values(), zips, strict=True):
+        assert path == folder / "sb3" / "seed-9.zip" and list(path.parent.iterdir()) == [path]
+        agent, _ = load_agent(RunFolder(folder))
+        ours = agent.act(torch.from_numpy(observations()).expand(2, -1, -1))[1]
+        np.testing.assert_allclose(np.load(tmp_path / f"{algorithm}.npy"), ours, rtol=0, atol=1e-6)
 
 
 def test_export_by_the_runner(baseline, capsys):
@@ -248,12 +255,12 @@ def test_mistakes_are_one_line(trained, tmp_path):
 # ------------------------------------------------------------------ SB3's algorithms as our runs
 
 
-def test_a_baseline_leaves_what_our_own_runs_leave(baseline, trained):
-    rows, ours = rows_of(baseline), rows_of(trained)
+def test_a_baseline_leaves_what_our_own_runs_leave(baseline, runs):
+    rows, ours = rows_of(baseline), rows_of(runs["td3"])
     assert list(rows[0]) == list(ours[0])
     assert [(r["step"], r["seed"]) for r in rows] == [(r["step"], r["seed"]) for r in ours]
     assert all(-2000 < float(r["return"]) < 0 and float(r["length"]) == 200 for r in rows)
-    summary, our_summary = (json.loads((folder / "summary.json").read_text()) for folder in (baseline, trained))
+    summary, our_summary = (json.loads((folder / "summary.json").read_text()) for folder in (baseline, runs["td3"]))
     assert summary.keys() == our_summary.keys() and summary["seeds"] == [4, 9]
     assert summary["final"]["return"] == [float(r["return"]) for r in rows[-2:]]
     assert summary["return_last_ten"] == pytest.approx(

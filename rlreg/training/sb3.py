@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from rlreg.checkpoint import Checkpoints, copy_into, flatten, write_atomic
 from rlreg.config import EvalConfig, TrainConfig
+from rlreg.errors import NonFiniteError
 from rlreg.evaluation import evaluate
 from rlreg.runs import RunFolder
 from rlreg.sb3 import Models, VecWorlds, model_state
@@ -96,6 +97,8 @@ class SB3Training:
         try:
             watch = _Watch(self, i, eval_env, interrupted)
             model.learn(self.cfg.total_steps, watch, log_interval=None)  # `watch` says when to log
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {model.num_timesteps}: {error}; the finished seeds stay") from None
         finally:
             logger.close()
             env.close()
