@@ -1,0 +1,284 @@
+"""Updates a second of our learners beside Stable-Baselines3's own `train`: one run, interleaved rounds, medians.
+
+    python benchmarks/updates.py                                  # about six minutes on two idle cores
+    python benchmarks/updates.py --agents ddpg beer --seeds 1 4   # fewer columns, sooner
+    python benchmarks/updates.py --device cuda --seeds 1 4 10 32 100 --out updates.md
+
+Everybody learns from a full replay memory of random transitions (observations 67, actions 21, batch 256,
+networks 256x256: humanoid-stand's sizes and the BEER paper's networks). A round gives every contestant one
+turn of some updates, so that a disturbance of the machine meets all alike; a figure is the median of its
+turns. The unit is seed-updates a second: one update of S stacked seeds counts S. Beside it stand the
+floating point operations that the mathematics asks for, and the share of the rate that plain float32
+matrix products reach in the same rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.logger import configure
+
+from agents.td3 import TD3, TD3Config
+from rlreg.buffers import Replay
+from rlreg.graphs import prepare
+from rlreg.regularizers import BEER, Regularizer
+from rlreg.runs import provenance
+
+OBS, ACT, BATCH, HIDDEN = 67, 21, 256, (256, 256)
+ROWS = 10_000
+DDPG = {"num_critics": 1, "policy_delay": 1, "target_noise": 0.0}
+AGENTS: dict[str, tuple[dict[str, Any], Callable[[], Regularizer]]] = {
+    "ddpg": (DDPG, Regularizer),
+    "td3": ({}, Regularizer),
+    "beer": (DDPG, BEER),
+    "beer_td3": ({}, BEER),
+}
+PLAIN = {"beer": "ddpg", "beer_td3": "td3"}
+"""What a regularised agent is without its regulariser."""
+
+
+def flops(agent: str) -> float:
+    """Floating point operations of one seed's update, matrix products only, actor updates spread over the delay.
+
+    Through a layer of n inputs and m outputs a batch of B costs 2 B n m, as do the gradient of its weights and
+    the gradient of its inputs. Critic: the targets' actor and critics forward; the online critics forward, all
+    weight gradients, input gradients but of the first layer; BEER as released also the online actor and the
+    online critics' features at s'. Actor: actor and first critic forward, the critic's input gradients down to
+    the action, the actor's gradients.
+    """
+    config = TD3Config(**AGENTS[agent][0])
+
+    def layers(*sizes: int) -> list[int]:
+        return [2 * BATCH * n * m for n, m in pairwise(sizes)]
+
+    actor, critic = layers(OBS, *HIDDEN, ACT), layers(OBS + ACT, *HIDDEN, 1)
+    to_action = 2 * BATCH * ACT * HIDDEN[0]
+    critic_step = sum(actor) + config.num_critics * (3 * sum(critic) + sum(critic[1:]))
+    actor_step = 2 * sum(actor) + sum(actor[1:]) + sum(critic) + sum(critic[1:]) + to_action
+    if agent in PLAIN:
+        critic_step += sum(actor) + config.num_critics * sum(critic[:-1])
+    return critic_step + actor_step / config.policy_delay
+
+
+@dataclass
+class Contestant:
+    """Somebody who makes updates; `turn(n)` makes n."""
+
+    agent: str
+    mode: str
+    turn: Callable[[int], None]
+    seeds: int = 1
+    compile_seconds: float | None = None
+    """Time of the first updates, compilation included."""
+    seconds: list[float] = field(default_factory=list)
+    """An update's time (of all seeds together), one figure a round."""
+
+    @property
+    def rate(self) -> float:
+        """Seed-updates a second, the median round's."""
+        return self.seeds / statistics.median(self.seconds)
+
+
+def sb3(agent: str, device: str) -> Contestant:
+    """Stable-Baselines3's DDPG or TD3: `train` on a full buffer."""
+
+    class Space(gym.Env):
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (OBS,), np.float32)
+        action_space = gym.spaces.Box(-1.0, 1.0, (ACT,), np.float32)
+
+    algorithm = {"ddpg": stable_baselines3.DDPG, "td3": stable_baselines3.TD3}[agent]
+    model = algorithm(
+        "MlpPolicy", Space(), learning_rate=3e-4, batch_size=BATCH, buffer_size=ROWS,
+        policy_kwargs={"net_arch": list(HIDDEN)}, device=device,
+    )  # fmt: skip
+    model.set_logger(configure(None, []))
+    buffer, rng = model.replay_buffer, np.random.default_rng(0)
+    for array in (buffer.observations, buffer.next_observations, buffer.actions, buffer.rewards):
+        array[:] = rng.uniform(-1.0, 1.0, array.shape)
+    buffer.full = True
+    return Contestant(agent, "SB3", lambda n: model.train(n, BATCH))
+
+
+def ours(agent: str, seeds: int, mode: str, device: str, precision: str = "float32") -> Contestant:
+    """S stacked seeds of one of ours; `mode` as `rlreg.graphs.prepare` has it."""
+    changes, regularizer = AGENTS[agent]
+    config = TD3Config(hidden=list(HIDDEN), batch_size=BATCH, precision=precision, **changes)
+    learner = TD3(config, regularizer(), OBS, ACT, range(seeds), device)
+    replay = Replay(range(seeds), ROWS, OBS, ACT, device)
+    rows = torch.rand(seeds, ROWS, replay.rows.shape[-1], device=device) * 2.0 - 1.0
+    rows[..., -1] = 0.0
+    replay.write(0, rows)
+
+    def update(number: torch.Tensor, update_actor: bool) -> dict[str, torch.Tensor]:
+        return learner.update(replay.sample("replay", number, BATCH), number, update_actor)
+
+    program = prepare(update, mode, torch.device(device), 10**6)
+    number = torch.zeros((), dtype=torch.int64, device=device)
+    made = 0
+
+    def turn(n: int) -> None:
+        nonlocal made
+        for _ in range(n):
+            made += 1
+            program(number.fill_(made), made % config.policy_delay == 0)
+
+    start = time.perf_counter()
+    turn(10)  # both programs, and a CUDA graph's warm-up and capture
+    elapsed = time.perf_counter() - start
+    name = mode if precision == "float32" else f"{mode}, {precision}"
+    return Contestant(agent, name, turn, seeds, None if mode == "eager" else elapsed)
+
+
+class MatrixProducts:
+    """The device's rate in float32 matrix products: of square ones of some sizes, the fastest."""
+
+    def __init__(self, device: str) -> None:
+        sizes = (256, 512, 1024) if device == "cpu" else (1024, 2048, 4096, 8192)
+        self.pairs = {n: (torch.randn(n, n, device=device), torch.randn(n, n, device=device)) for n in sizes}
+        self.rates: dict[int, list[float]] = {n: [] for n in sizes}
+
+    def turn(self, synchronize: Callable[[], None]) -> None:
+        for n, (a, b) in self.pairs.items():
+            repeats = max(2, 1024**3 // n**3)
+            torch.mm(a, b)
+            synchronize()
+            start = time.perf_counter()
+            for _ in range(repeats):
+                torch.mm(a, b)
+            synchronize()
+            self.rates[n].append(repeats * 2 * n**3 / (time.perf_counter() - start))
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s: the best size's median."""
+        return max(statistics.median(rates) for rates in self.rates.values())
+
+
+def race(contestants: list[Contestant], products: MatrixProducts, rounds: int, updates: int, device: str) -> None:
+    """`rounds` rounds of `updates` updates a turn (fewer where they hold many seeds)."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for _ in range(rounds):
+        products.turn(synchronize)
+        for c in contestants:
+            n = max(4, updates // c.seeds if device == "cpu" else updates)
+            n += n % 2  # as many updates with the actor's as without, under a policy delay of 2
+            c.turn(2)
+            synchronize()
+            start = time.perf_counter()
+            c.turn(n)
+            synchronize()
+            c.seconds.append((time.perf_counter() - start) / n)
+
+
+def figures(contestants: list[Contestant], products: MatrixProducts) -> list[dict[str, Any]]:
+    """A row a contestant."""
+    rates = {(c.agent, c.mode, c.seeds): c.rate for c in contestants}
+    rows = []
+    for c in contestants:
+        plain = PLAIN.get(c.agent, c.agent)
+        without = rates.get((plain, c.mode, c.seeds)) if c.agent in PLAIN else None
+        single = rates.get((c.agent, c.mode, 1))
+        achieved = c.rate * flops(c.agent)
+        rows.append(
+            {
+                "agent": c.agent,
+                "mode": c.mode,
+                "S": c.seeds,
+                "ms": statistics.median(c.seconds) * 1e3,
+                "seed_updates_per_second": c.rate,
+                "best_round": c.seeds / min(c.seconds),
+                "times_sb3": c.rate / rates[plain, "SB3", 1],
+                "times_one_seed": c.rate / single if single else None,
+                "cost_over_plain": without / c.rate - 1 if without else None,
+                "mflop": flops(c.agent) / 1e6,
+                "gflop_per_second": achieved / 1e9,
+                "of_matmul_rate": achieved / products.rate,
+                "compile_seconds": c.compile_seconds,
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    columns = {
+        "agent": ("agent", "{}"),
+        "mode": ("mode", "{}"),
+        "S": ("S", "{}"),
+        "ms": ("ms an update", "{:.2f}"),
+        "seed_updates_per_second": ("seed-updates/s", "{:.0f}"),
+        "best_round": ("best round", "{:.0f}"),
+        "times_sb3": ("x SB3", "{:.2f}"),
+        "times_one_seed": ("x S=1", "{:.2f}"),
+        "cost_over_plain": ("cost over plain", "{:+.0%}"),
+        "mflop": ("MFLOP a seed", "{:.0f}"),
+        "gflop_per_second": ("GFLOP/s", "{:.0f}"),
+        "of_matmul_rate": ("of matmul rate", "{:.2f}"),
+        "compile_seconds": ("first call, s", "{:.0f}"),
+    }
+    lines = ["| " + " | ".join(title for title, _ in columns.values()) + " |"]
+    lines.append("|---|---|" + "--:|" * (len(columns) - 2))
+    for row in rows:
+        cells = ("" if row[key] is None else form.format(row[key]) for key, (_, form) in columns.items())
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS))
+    parser.add_argument("--seeds", nargs="+", type=int, help="values of S (CPU: 1 2 4 8; CUDA: 1 4 10 32 100)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, help="PyTorch's threads (default: PyTorch's own choice)")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--updates", type=int, default=24, help="updates a turn, shared among S on the CPU")
+    parser.add_argument("--no-bfloat16", dest="bfloat16", action="store_false")
+    parser.add_argument("--out", type=Path, help="also write to this file: .md or .json")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: no CUDA device is available")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    seeds = args.seeds or ([1, 2, 4, 8] if args.device == "cpu" else [1, 4, 10, 32, 100])
+    torch._dynamo.config.recompile_limit = 100  # many learners share the one function `update` here
+
+    fast = "compile" if args.device == "cpu" else "graph"
+    eager_seeds = [1] if args.device == "cpu" else seeds
+    contestants = [sb3(name, args.device) for name in ("ddpg", "td3")]
+    for agent in args.agents:
+        contestants += [ours(agent, s, "eager", args.device) for s in eager_seeds]
+        contestants += [ours(agent, s, fast, args.device) for s in seeds]
+    if args.bfloat16:
+        contestants += [ours("ddpg", s, fast, args.device, "bfloat16") for s in (seeds[0], seeds[-1])]
+
+    products = MatrixProducts(args.device)
+    load = os.getloadavg()[0]
+    race(contestants, products, args.rounds, args.updates, args.device)
+    rows, machine = figures(contestants, products), provenance()
+    device = machine["gpu"] if args.device == "cuda" else f"{machine['cpu']}, {machine['threads']} threads"
+    text = (
+        f"{device}; {machine['cores']} cores, load average {load:.1f} before and {os.getloadavg()[0]:.1f} after; "
+        f"torch {machine['versions']['torch']}, commit {machine['commit']}; medians of {args.rounds} rounds.\n"
+        f"Float32 matrix products in the same rounds: {products.rate / 1e9:.0f} GFLOP/s.\n\n{table(rows)}\n"
+    )
+    print(text)
+    if args.out:
+        record = {"machine": machine, "matmul_gflop_per_second": products.rate / 1e9, "rows": rows}
+        args.out.write_text(json.dumps(record, indent=2) + "\n" if args.out.suffix == ".json" else text)
+
+
+if __name__ == "__main__":
+    main()
