@@ -1,0 +1,163 @@
+"""Find a D4RL file: where the user says, in D4RL's own cache, or by downloading it into that cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import BinaryIO
+
+import h5py
+from tqdm import tqdm
+
+from envs.d4rl.names import Info, info
+from rlreg.errors import UserError
+
+TIMEOUT = 30
+"""Seconds without an answer, or without a byte, after which a download is given up."""
+CHUNK = 1 << 20
+"""Bytes read at a time."""
+
+
+class DownloadError(UserError):
+    """The file could not be had from its address; the message says from where and why."""
+
+
+def cache_folder() -> Path:
+    """The folder the d4rl package keeps its downloads in."""
+    return Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
+
+
+def find_dataset(name: str, path: str | Path | None = None, mirror: str | None = None) -> Path:
+    """The HDF5 file of `name`: `path` if given, else from D4RL's cache, else downloaded into it.
+
+    `mirror` replaces D4RL's host: the address of a folder with files of the same names, or that of the file itself.
+    Raises `UserError` for an unknown name, a missing file or one of the wrong length, and `DownloadError`.
+    """
+    wanted = info(name)
+    if path is not None:
+        given = Path(path).expanduser()
+        if not given.is_file():
+            raise UserError(f"dataset {given}: no such file")
+        return given
+    cached = cache_folder() / wanted.file_name
+    if cached.is_file():
+        # The d4rl package downloads straight to this name: a broken download of its lies here like a whole file.
+        if wanted.size is not None and cached.stat().st_size != wanted.size:
+            raise UserError(
+                f"dataset {cached}: {cached.stat().st_size} bytes where D4RL's file has {wanted.size}, as a download "
+                f"cut off would leave; delete it to download it again, or name your own file by its path"
+            )
+        return cached
+    url = wanted.url if mirror is None else _mirrored(mirror, wanted.file_name)
+    _download(url, cached, wanted)
+    return cached
+
+
+def _mirrored(mirror: str, file_name: str) -> str:
+    return mirror if mirror.endswith((".hdf5", ".h5")) else f"{mirror.rstrip('/')}/{file_name}"
+
+
+def _download(url: str, target: Path, wanted: Info) -> None:
+    """Fetch `url` to `target`. What has come so far lies in `<target>.part`, and the next call goes on from there.
+
+    Only a whole, checked file gets the name `target`.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(target.with_name(target.name + ".part")) as part:
+            if target.is_file():  # another process has just finished it
+                return
+            _fetch(url, part, wanted)
+            _check(url, part, wanted)
+            os.replace(part.name, target)
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address at all
+        reason = getattr(error, "reason", None) or error
+        raise DownloadError(
+            f"cannot download {url} to {target} ({reason}); give another address as env.mirror, or a file that you "
+            f"have as env.path"
+        ) from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """`path` opened for reading and appending, by one process at a time: two would write it twice over."""
+    with open(path, "a+b") as part:
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{path}: another process is downloading it") from None
+        try:
+            yield part
+        finally:
+            if os.fstat(part.fileno()).st_size == 0:
+                path.unlink(missing_ok=True)
+
+
+def _fetch(url: str, part: BinaryIO, wanted: Info) -> None:
+    """Append what is missing of `url` to `part`. Raises `DownloadError` when the connection ends too early."""
+    have = part.seek(0, os.SEEK_END)
+    if wanted.size is not None and have >= wanted.size:
+        return  # all of it came last time; the check decides
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            if response.status != 206:  # the server sends the whole file, whatever we have
+                have = 0
+                part.truncate(0)
+            total = _total(response, have)
+            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=wanted.file_name, disable=None)
+            with bar:  # only where there is a terminal
+                while chunk := response.read(CHUNK):
+                    part.write(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: nothing lies beyond what we have
+            raise
+        return
+    finally:
+        part.flush()
+    came = part.seek(0, os.SEEK_END)
+    if total is not None and came < total:
+        raise DownloadError(f"download of {url} cut off after {came} of {total} bytes; run again to go on with it")
+
+
+def _total(response: HTTPResponse, have: int) -> int | None:
+    """Bytes of the whole file, of which `have` are here already. Raises `OSError` for a part out of place."""
+    if response.status == 206:
+        span = response.headers.get("Content-Range", "")  # bytes 100-199/200
+        if not span.startswith(f"bytes {have}-"):
+            raise OSError(f"asked for bytes from {have}, the server sent '{span}'")
+    length = response.headers.get("Content-Length")
+    return have + int(length) if length else None
+
+
+def _check(url: str, part: BinaryIO, wanted: Info) -> None:
+    """Raises `DownloadError`, and removes what came, unless it is the file that is `wanted`."""
+    part.seek(0)
+    size = os.fstat(part.fileno()).st_size
+    problem = None
+    if wanted.size is not None and size != wanted.size:
+        problem = f"has {size} bytes where D4RL's file has {wanted.size}"
+    elif wanted.sha256 and (digest := hashlib.file_digest(part, "sha256").hexdigest()) != wanted.sha256:
+        problem = f"has SHA-256 {digest} where D4RL's file has {wanted.sha256}"
+    elif not _opens(part.name):  # such as an error page sent with status 200
+        problem = "is not a whole HDF5 file"
+    if problem:
+        os.unlink(part.name)
+        raise DownloadError(f"{url} {problem}; what came was deleted (to use another version, give its path)")
+
+
+def _opens(path: str) -> bool:
+    """Whether HDF5 finds a file here, whose end is where its header says."""
+    try:
+        h5py.File(path, "r", locking=False).close()  # the lock is ours already
+    except OSError:
+        return False
+    return True
