@@ -1,4 +1,4 @@
-"""Every task as a Hydra choice: `env=dmc/<domain>-<task>` and `env=gym/<id>`."""
+"""Every task as a Hydra choice: `env=dmc/<domain>-<task>`, `env=gym/<id>` and `env=d4rl/<dataset>`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from envs.d4rl import dataset_names
 from envs.dmc import task_names
 from envs.gym import gym_ids
 from rlreg.errors import require
@@ -41,12 +42,35 @@ class GymConfig:
     """Processes for the worlds: 0 steps them in this one, 'auto' decides."""
 
 
+@dataclass
+class D4RLConfig:
+    """A dataset of D4RL, and its task to evaluate in."""
+
+    id: str
+    """D4RL's name; it decides on the task and on the reference scores."""
+    _target_: str = "envs.d4rl.make"
+    name: str = ""
+    """What run folders and tables call the environment."""
+    path: str | None = None
+    """An HDF5 file of your own in D4RL's format, or minari:<id>. By default D4RL's file, downloaded if need be."""
+    mirror: str | None = None
+    """An address to download from instead of D4RL's: a folder with files of the same names, or the file itself."""
+    stored_next_observations: bool = False
+    """Train on the file's own `next_observations`, time-outs included; by default on the next row, as D4RL does."""
+    workers: Any = 0
+    """Processes for the evaluation worlds: 0 steps them in this one, 'auto' decides."""
+
+
 def register_schemas() -> None:
-    """Make every task of both families a choice of `env=`."""
+    """Make every task of the three families a choice of `env=`."""
     store = ConfigStore.instance()
     for task in task_names():
         store.store(group="env/dmc", name=task, package="env", node=DMCConfig(task=task, name=f"dmc/{task}"))
     for gym_id in gym_ids():
         store.store(
             group="env/gym", name=gym_id, package="env", node=GymConfig(id=gym_id, name=f"gym/{gym_id}")
+        )
+    for dataset in dataset_names():
+        store.store(
+            group="env/d4rl", name=dataset, package="env", node=D4RLConfig(id=dataset, name=f"d4rl/{dataset}")
         )

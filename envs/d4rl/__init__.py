@@ -1,0 +1,52 @@
+"""D4RL without the d4rl package: its dataset files, its normalised scores, and environments to evaluate in.
+
+`names` holds what D4RL publishes of each dataset, `download` finds the files, `recording` reads and checks them,
+`transitions` cuts them up for Q-learning, `packages` reads Minari and the d4rl package, `load` joins these, and
+`simulators` has the environments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from envs.d4rl.names import dataset_names, info, normalised_score
+from envs.d4rl.simulators import make_single
+
+if TYPE_CHECKING:
+    import torch
+
+    from envs.base import VectorEnv
+    from envs.d4rl.load import OfflineDataset
+
+__all__ = ["dataset", "dataset_names", "info", "make", "make_single", "normalised_score"]
+
+
+def make(
+    id: str,
+    seeds: Sequence[int],
+    num_worlds: int = 1,
+    purpose: int = 1,
+    path: str | None = None,
+    mirror: str | None = None,
+    stored_next_observations: bool = False,
+    workers: int | str = 0,
+    device: str | torch.device = "cpu",
+) -> VectorEnv:
+    """S x N worlds to evaluate on; see `make_single` for how they differ from D4RL's. Raises `UserError`.
+
+    The same options as `dataset`, which describe one configuration together with this; the data are not read here.
+    """
+    from envs.worlds import Worlds  # here, so that worker processes, which import this module, load no torch
+
+    return Worlds(partial(make_single, id), id, seeds, num_worlds, purpose, workers, device)
+
+
+def dataset(
+    id: str, path: str | None = None, mirror: str | None = None, stored_next_observations: bool = False
+) -> OfflineDataset:
+    """The transitions of the D4RL dataset `id`, or those at `path` for its task. See `load.load_dataset`."""
+    from envs.d4rl.load import load_dataset  # here, as neither a worker nor the runner's start needs h5py
+
+    return load_dataset(id, path, mirror, stored_next_observations)

@@ -1,0 +1,84 @@
+"""From a name or a path to the arrays that an offline agent trains on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from envs.d4rl.download import DownloadError, find_dataset
+from envs.d4rl.names import Info, info
+from envs.d4rl.packages import read_d4rl_package, read_minari
+from envs.d4rl.recording import Recording, read_hdf5
+from envs.d4rl.transitions import Episodes, Transitions, episodes, qlearning_transitions, stored_transitions
+from rlreg.errors import UserError
+
+MINARI = "minari:"
+"""What a path starts with that names a Minari dataset, as in minari:D4RL/pen/human-v2."""
+D4RL = "d4rl:"
+"""What a path starts with that asks the d4rl package."""
+
+
+@dataclass(frozen=True)
+class OfflineDataset:
+    """A dataset in memory."""
+
+    transitions: Transitions
+    episodes: Episodes
+    """How the behaviour policy fared, by rows of the recording."""
+    source: str
+    """The file, or the package and its name."""
+
+
+def load_dataset(
+    name: str | None = None,
+    path: str | Path | None = None,
+    mirror: str | None = None,
+    stored_next_observations: bool = False,
+    max_episode_steps: int | None = None,
+) -> OfflineDataset:
+    """The dataset `name` of D4RL, or what lies at `path` in the same format, or both: a file for the task of `name`.
+
+    `path` is an HDF5 file, 'minari:<id>' or 'd4rl:<name>'; without it see `find_dataset`, for `mirror` too. What
+    cannot be downloaded is asked of the d4rl package, where that is installed. A file's rows become transitions as in
+    `qlearning_transitions`, or `stored_transitions` if asked for; Minari's always by their true successors.
+    `max_episode_steps` is for files that flag no time-outs, by default that of `name`.
+
+    Raises `UserError` for whatever is wrong with it, among that sizes other than those of the task of `name`.
+    """
+    if name is None and path is None:
+        raise UserError("name a D4RL dataset, or the path of one")
+    wanted = None if name is None else info(name)
+    recording = _read(name, path, mirror)
+    if wanted is not None:
+        _require_sizes(recording, wanted)
+        max_episode_steps = max_episode_steps or wanted.max_episode_steps
+    stored = stored_next_observations or recording.source.startswith(MINARI)
+    transitions = stored_transitions(recording) if stored else qlearning_transitions(recording, max_episode_steps)
+    return OfflineDataset(transitions, episodes(recording, max_episode_steps), recording.source)
+
+
+def _read(name: str | None, path: str | Path | None, mirror: str | None) -> Recording:
+    if isinstance(path, str) and path.startswith(MINARI):
+        return read_minari(path.removeprefix(MINARI))
+    if isinstance(path, str) and path.startswith(D4RL):
+        return read_d4rl_package(path.removeprefix(D4RL))
+    if name is None:
+        return read_hdf5(Path(path).expanduser())
+    try:
+        return read_hdf5(find_dataset(name, path, mirror))
+    except DownloadError:
+        if find_spec("d4rl") is None:
+            raise
+        return read_d4rl_package(name)
+
+
+def _require_sizes(recording: Recording, wanted: Info) -> None:
+    for kind, found, right in (
+        ("observations", recording.observations.shape[1], wanted.obs_dim),
+        ("actions", recording.actions.shape[1], wanted.action_dim),
+    ):
+        if found != right:
+            raise UserError(
+                f"dataset {recording.source}: {kind} of {found} numbers, but those of {wanted.task} have {right}"
+            )

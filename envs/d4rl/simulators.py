@@ -1,0 +1,81 @@
+"""The environments that policies trained on D4RL's datasets are evaluated in."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import gymnasium
+import numpy as np
+
+from envs import gym
+from envs.d4rl.names import Info, info
+from rlreg.errors import UserError
+
+MUJOCO = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4", "ant": "Ant-v4"}
+ADROIT = {
+    "pen": "AdroitHandPen-v1",
+    "door": "AdroitHandDoor-v1",
+    "hammer": "AdroitHandHammer-v1",
+    "relocate": "AdroitHandRelocate-v1",
+}
+NOT_THE_SAME = {
+    "antmaze": "gymnasium-robotics' AntMaze has its origin, goals and resets elsewhere",
+    "maze2d": "gymnasium-robotics' PointMaze has its origin, goals and rewards elsewhere",
+    "kitchen": "gymnasium-robotics' FrankaKitchen observes other quantities",
+}
+"""Tasks whose successors of the same name would not understand a policy trained on D4RL's files."""
+
+
+class _NoContactForces(gymnasium.ObservationWrapper, gymnasium.utils.RecordConstructorArgs):
+    """Ant's 27 joint positions and velocities, and its 84 contact forces as D4RL's files have them: zero.
+
+    mujoco-py left them at zero from MuJoCo 2.0 on, in D4RL's files too (its issue 143); true ones would be far from
+    anything that was trained on. Gymnasium's v4 leaves them out, and their cost with them, unless asked for.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.ObservationWrapper.__init__(self, env)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (111,), np.float32)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return np.pad(observation, (0, 84))
+
+
+def make_single(
+    id: str,
+    seed: int | None = None,
+    render_mode: str | None = None,
+    path: str | None = None,
+    mirror: str | None = None,
+    stored_next_observations: bool = False,
+) -> gymnasium.Env:
+    """The task of the D4RL dataset `id`; the last three options say where its data are, and are not needed here.
+
+    Gym-MuJoCo: Gymnasium's v4. D4RL's published scores come from Gym's v2. v4 kept v2's models, observations,
+    rewards and terminations, but v2 ran mujoco-py on MuJoCo 1.50 to 2.1, v4 the current MuJoCo, whose contacts and
+    solver have changed: a policy's returns differ a little. v5 changed rewards and observations and is not used.
+
+    Adroit: gymnasium-robotics, an extra package, whose dense rewards have changed with version 1.2.1. AntMaze, Maze2D
+    and Kitchen have no simulator today with D4RL's observations and goals.
+
+    Raises `UserError` for an unknown name, and for a task that cannot be simulated, saying what is missing.
+    """
+    wanted = info(id)
+    if wanted.task in MUJOCO:
+        env = gym.make_single(MUJOCO[wanted.task], seed, render_mode)
+        return _NoContactForces(env) if wanted.task == "ant" else env
+    if wanted.task in ADROIT:
+        return _adroit(wanted, seed, render_mode)
+    raise UserError(
+        f"'{id}' cannot be evaluated: D4RL's {wanted.task} runs on mujoco-py only, and {NOT_THE_SAME[wanted.task]}"
+    )
+
+
+def _adroit(wanted: Info, seed: int | None, render_mode: str | None) -> gymnasium.Env:
+    if find_spec("gymnasium_robotics") is None:
+        raise UserError(f"evaluating '{wanted.name}' needs gymnasium-robotics: pip install gymnasium-robotics")
+    import gymnasium_robotics
+
+    gymnasium.register_envs(gymnasium_robotics)
+    return gym.make_single(ADROIT[wanted.task], seed, render_mode, max_episode_steps=wanted.max_episode_steps)
