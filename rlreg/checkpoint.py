@@ -133,10 +133,6 @@ class ReplayLog:
             if int(path.stem.split("-")[2]) <= oldest_row:
                 path.unlink()
 
-    def delete(self) -> None:
-        """Delete the chunk files of a run that has come to its end."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def restore(self, replay: Replay, chunks: list[list[int]]) -> None:
         """Fill the ring from the chunks a checkpoint names; files of a later, lost moment are deleted."""
         self.chunks = [(first, last) for first, last in chunks]

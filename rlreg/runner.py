@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError
 from rlreg.evaluation import evaluate
-from rlreg.runs import RunFolder, flat_settings
+from rlreg.runs import RunFolder
 from rlreg.training.online import OnlineTraining
 
 
@@ -30,6 +31,8 @@ def run(cfg: DictConfig) -> None:
 def train(cfg: DictConfig) -> None:
     """Train, or go on with, the run of this configuration; a complete one is left as it is."""
     settings: Config = OmegaConf.to_object(cfg)
+    seeds = seed_list(settings.seeds)
+    agent = build_agent(cfg, seeds, settings.device)  # before the folder: a refused setting leaves none behind
     folder = RunFolder.of(cfg)
     folder.open(cfg)
     print(f"run folder: {folder.path}", flush=True)
@@ -37,15 +40,15 @@ def train(cfg: DictConfig) -> None:
         if folder.complete:
             print("this run is complete; delete its folder to run it again")
             return
-        seeds = seed_list(settings.seeds)
 
         def make_env(num_worlds: int, purpose: int, seeds: Sequence[int] = seeds) -> Any:
             return build_env(cfg, seeds, num_worlds, purpose)
 
-        agent = build_agent(cfg, seeds, settings.device)
         loop = getattr(agent, "Training", OnlineTraining)  # an agent that needs another loop names it
         results = loop(agent, make_env, settings.train, settings.eval, folder, settings.compile).run()
         folder.finish(results)
+        if not settings.train.keep_replay:
+            shutil.rmtree(folder.replay, ignore_errors=True)
     for seed, final, last in zip(seeds, results["final"]["return"], results["return_last_ten"], strict=True):
         print(f"seed {seed}: return {final:.1f}, mean of the last ten evaluations {last:.1f}")
     if len(results["frozen"]) == len(seeds):
@@ -154,7 +157,4 @@ def _settings(node: DictConfig) -> dict[str, Any]:
 def _given_run(cfg: DictConfig) -> RunFolder:
     if not cfg.run_dir:
         raise UserError(f"mode={cfg.mode} needs run_dir=<the folder of a run>")
-    return RunFolder(RunFolder.of(cfg).path)
-
-
-__all__ = ["build_agent", "build_env", "build_single", "flat_settings", "load_agent", "run"]
+    return RunFolder.of(cfg)

@@ -97,6 +97,7 @@ def test_a_killed_run_resumes_to_the_bit(runner, tmp_path, overrides):
     done = runner(*TINY, *overrides, f"run_dir={killed}")
     assert done.returncode == 0, done.stderr
     assert (killed / "eval.csv").read_bytes() == (whole / "eval.csv").read_bytes()
+    assert not (killed / "replay").exists()
     _, ours, info = Checkpoints(killed / "checkpoints").load(400)
     _, theirs, other = Checkpoints(whole / "checkpoints").load(400)
     assert ours.keys() == theirs.keys()

@@ -209,8 +209,6 @@ class OnlineTraining:
         settings = OmegaConf.to_container(self.folder.load_config())
         self.logger.hparams(flat_settings(settings), {"eval/mean_reward": sum(final["return"]) / len(final["return"])})
         self.logger.close()
-        if not self.cfg.keep_replay:
-            self.replay_log.delete()
         self.env.close()
         self.eval_env.close()
         return {
