@@ -94,6 +94,16 @@ class TableConfig:
     published: dict[str, Any] = field(default_factory=dict)
     """Figures of the paper: row -> column -> number or text. The row 'average' is theirs over all rows."""
     note: str = ""
+    only_report: bool = False
+    """Print from the runs that are there; start none."""
+
+    def __post_init__(self) -> None:
+        valid = "a name of letters, digits, dots, dashes and underscores: it is a folder's"
+        require(bool(re.fullmatch(r"[\w-][\w.-]*", self.name)), "table.name", self.name, valid)
+        for name in ("rows", "columns"):
+            values = getattr(self, name)
+            different = bool(values) and len(set(values)) == len(values)
+            require(different, f"table.{name}", list(values), "at least one, each once")
 
 
 @dataclass
@@ -103,6 +113,15 @@ class LauncherConfig:
     _target_: str = MISSING
     jobs: int = 1
     """Runs at a time."""
+    threads: int = 0
+    """CPU threads of each, where `threads=` is not given; 0 shares this machine's cores among the jobs."""
+    gpus: float = 1.0
+    """GPUs of each with device=cuda, as asked of Ray; 0.25 lets four runs share one."""
+
+    def __post_init__(self) -> None:
+        require(self.jobs >= 1, "launcher.jobs", self.jobs, "a whole number >= 1")
+        require(self.threads >= 0, "launcher.threads", self.threads, "a whole number >= 0")
+        require(self.gpus >= 0, "launcher.gpus", self.gpus, "a number >= 0")
 
 
 @dataclass
