@@ -23,7 +23,7 @@ def gradients(loss: Callable[[Params], tuple[Tensor, Any]], params: Params) -> t
         losses, aux = loss(params)
         return losses.sum(), aux
 
-    if torch.compiler.is_compiling():  # the one form that compiles; eagerly it makes an update a fifth dearer
+    if torch.compiler.is_compiling():  # the one form that compiles; eagerly the other is faster
         return torch.func.grad(total, has_aux=True)(params)
     with torch.enable_grad():
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
