@@ -56,7 +56,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-[0-9]*"))
 
     def save(self, step: int, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Write tensors, and `info`: JSON values, in which numpy arrays may stand anywhere."""

@@ -164,15 +164,13 @@ def register_schemas() -> None:
 
 def seed_list(seeds: Any) -> tuple[int, ...]:
     """`5` -> (0, 1, 2, 3, 4); `[3, 7]` -> (3, 7). Raises `UserError`."""
-    valid = "a number of seeds >= 1, or a list of different seeds in [0, 2^31), such as [3,7]"
+    valid = "a number of seeds in 1 .. 10000, or a list of different seeds in [0, 2^31), such as [3,7]"
     if isinstance(seeds, list | tuple | ListConfig):
         chosen = tuple(seeds)
-        good = len(set(chosen)) == len(chosen) > 0 and all(
-            isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in chosen
-        )
-        require(good, "seeds", list(chosen), valid)
+        numbers = all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in chosen)
+        require(numbers and len(set(chosen)) == len(chosen) > 0, "seeds", list(chosen), valid)
         return chosen
-    require(isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1, "seeds", seeds, valid)
+    require(isinstance(seeds, int) and not isinstance(seeds, bool) and 1 <= seeds <= 10_000, "seeds", seeds, valid)
     return tuple(range(seeds))
 
 

@@ -200,7 +200,7 @@ def _markdown(table: TableConfig, cells: Sequence[Cell]) -> Iterator[str]:
         yield f"{table.note}\n"
     seeds = sorted({len(seed_list(cell.cfg.seeds)) for cell in cells})
     yield (
-        f"Means over n = {', '.join(map(str, seeds))} seeds, 95 % bootstrap intervals over the seeds in brackets. "
+        f"Means over the seeds (n = {', '.join(map(str, seeds))}), their 95 % bootstrap intervals in brackets. "
         "Bold: the best of its row where every cell is complete."
     )
     for measure, title, meaning, decimals in MEASURES:
