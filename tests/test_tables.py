@@ -196,7 +196,7 @@ def test_report(given, tmp_path, capsys) -> None:
     assert section(text, "Q-value error")["gym/Pendulum-v1"] == ["-1400.00 (n = 1)", "at step 200 of 300"]
     for line in (
         "A note.",
-        "n = 2 seeds",
+        "Means over the seeds (n = 2)",
         "- command: `python run.py mode=table",
         "- commit: abc1234",
         "- hardware: no GPU, A CPU, 2 cores",
