@@ -27,7 +27,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(stop or "stopped", file=sys.stderr)
+        print(str(stop) or "stopped", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         line = explain(error)

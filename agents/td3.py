@@ -125,12 +125,12 @@ class TD3:
             next_feature = self.critic.features(self.critic_target, batch.next_obs, next_action)
         return CriticFeatures(
             params=params,
-            feature=self.critic.features(params, batch.obs, batch.action),
-            next_feature_target=next_feature,
+            feature=self.critic.features(params, batch.obs, batch.action).float(),
+            next_feature_target=next_feature.float(),
             next_feature_online=lambda: self.critic.features(
                 params, batch.next_obs, self.actor(detached(self.actor_params), batch.next_obs)
-            ),
-            features_by=lambda other: self.critic.features(other, batch.obs, batch.action),
+            ).float(),
+            features_by=lambda other: self.critic.features(other, batch.obs, batch.action).float(),
             head_weight=self.critic.head_weight(params),
             reward=batch.reward,
             terminated=batch.terminated,

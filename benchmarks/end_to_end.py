@@ -28,6 +28,8 @@ from rlreg.runner import build_agent, build_env
 from rlreg.runs import RunFolder, provenance
 from rlreg.training.online import OnlineTraining
 
+FIRST = 1200
+"""The first step measured: 1000 of warm-up, 200 for the compiler."""
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -49,7 +51,8 @@ def measure(agent_name: str, env_name: str, seeds: int, steps: int, device: str,
     """Milliseconds a step, by part; 'everything' is the loop's own clock."""
     overrides = [
         f"agent={agent_name}", f"env={env_name}", f"seeds={seeds}", f"device={device}", f"threads={threads}",
-        "train.warmup_steps=1000", f"train.total_steps={1000 + 200 + steps}", "compile=compile",
+        "train.warmup_steps=1000", f"train.total_steps={FIRST + steps}", "compile=compile",
+        f"eval.every={FIRST + steps}", f"train.checkpoint_every={FIRST + steps}",
     ]  # fmt: skip
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra.compose("config", overrides)
@@ -66,13 +69,12 @@ def measure(agent_name: str, env_name: str, seeds: int, steps: int, device: str,
             agent, lambda worlds, purpose: build_env(cfg, chosen, worlds, purpose), settings.train, settings.eval,
             folder, settings.compile,
         )  # fmt: skip
-        # The true intervals, but placed so that each falls once or in proportion into the steps measured.
-        iterate, first = training._iterate, 1000 + 200
+        iterate = training._iterate
         started = 0.0
 
         def step() -> None:
             nonlocal started
-            if training.step == first:
+            if training.step == FIRST:
                 spent.clear()
                 started = time.perf_counter()
             iterate()
@@ -107,7 +109,7 @@ def main() -> None:
     parser.add_argument("--agent", default="beer")
     parser.add_argument("--env", default="dmc/cheetah-run")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=10_000, help="steps measured; the evaluation's own interval")
+    parser.add_argument("--steps", type=int, default=10_000, help="steps measured, with one evaluation in them")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()

@@ -19,12 +19,12 @@ class DMCConfig:
 
     task: str
     _target_: str = "envs.dmc.make"
-    name: str = ""
+    name: str = "dmc/${.task}"
     """What run folders and tables call the environment."""
     action_repeat: int = 1
     """Simulator steps per action; rewards are summed. The BEER paper has none."""
-    workers: Any = 0
-    """Processes for the worlds: 0 steps them in this one, 'auto' decides."""
+    workers: Any = "auto"
+    """Processes for the worlds: 0 steps them in this one; auto starts some for many worlds on many cores."""
 
     def __post_init__(self) -> None:
         require(self.action_repeat >= 1, "env.action_repeat", self.action_repeat, "a whole number >= 1")
@@ -35,11 +35,14 @@ class GymConfig:
     """A task of Gymnasium with continuous actions."""
 
     id: str
+    """Any registered task with continuous actions, also one that is no choice of `env=` itself."""
     _target_: str = "envs.gym.make"
-    name: str = ""
+    name: str = "gym/${.id}"
     """What run folders and tables call the environment."""
-    workers: Any = 0
-    """Processes for the worlds: 0 steps them in this one, 'auto' decides."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is truncated; empty for the task's own limit."""
+    workers: Any = "auto"
+    """Processes for the worlds: 0 steps them in this one; auto starts some for many worlds on many cores."""
 
 
 @dataclass
@@ -65,10 +68,10 @@ def register_schemas() -> None:
     """Make every task of the three families a choice of `env=`."""
     store = ConfigStore.instance()
     for task in task_names():
-        store.store(group="env/dmc", name=task, package="env", node=DMCConfig(task=task, name=f"dmc/{task}"))
+        store.store(group="env/dmc", name=task, package="env", node=DMCConfig(task=task))
     for gym_id in gym_ids():
         store.store(
-            group="env/gym", name=gym_id, package="env", node=GymConfig(id=gym_id, name=f"gym/{gym_id}")
+            group="env/gym", name=gym_id, package="env", node=GymConfig(id=gym_id)
         )
     for dataset in dataset_names():
         store.store(

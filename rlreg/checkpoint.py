@@ -56,7 +56,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-[0-9]*"))
 
     def save(self, step: int, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Write tensors, and `info`: JSON values, in which numpy arrays may stand anywhere."""
@@ -132,10 +132,6 @@ class ReplayLog:
         for path in self.folder.glob("rows-*.safetensors"):
             if int(path.stem.split("-")[2]) <= oldest_row:
                 path.unlink()
-
-    def delete(self) -> None:
-        """Delete the chunk files of a run that has come to its end."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def restore(self, replay: Replay, chunks: list[list[int]]) -> None:
         """Fill the ring from the chunks a checkpoint names; files of a later, lost moment are deleted."""

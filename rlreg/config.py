@@ -94,6 +94,16 @@ class TableConfig:
     published: dict[str, Any] = field(default_factory=dict)
     """Figures of the paper: row -> column -> number or text. The row 'average' is theirs over all rows."""
     note: str = ""
+    only_report: bool = False
+    """Print from the runs that are there; start none."""
+
+    def __post_init__(self) -> None:
+        valid = "a name of letters, digits, dots, dashes and underscores: it is a folder's"
+        require(bool(re.fullmatch(r"[\w-][\w.-]*", self.name)), "table.name", self.name, valid)
+        for name in ("rows", "columns"):
+            values = getattr(self, name)
+            different = bool(values) and len(set(values)) == len(values)
+            require(different, f"table.{name}", list(values), "at least one, each once")
 
 
 @dataclass
@@ -103,6 +113,15 @@ class LauncherConfig:
     _target_: str = MISSING
     jobs: int = 1
     """Runs at a time."""
+    threads: int = 0
+    """CPU threads of each, where `threads=` is not given; 0 shares this machine's cores among the jobs."""
+    gpus: float = 1.0
+    """GPUs of each with device=cuda, as asked of Ray; 0.25 lets four runs share one."""
+
+    def __post_init__(self) -> None:
+        require(self.jobs >= 1, "launcher.jobs", self.jobs, "a whole number >= 1")
+        require(self.threads >= 0, "launcher.threads", self.threads, "a whole number >= 0")
+        require(self.gpus >= 0, "launcher.gpus", self.gpus, "a number >= 0")
 
 
 @dataclass
@@ -145,15 +164,13 @@ def register_schemas() -> None:
 
 def seed_list(seeds: Any) -> tuple[int, ...]:
     """`5` -> (0, 1, 2, 3, 4); `[3, 7]` -> (3, 7). Raises `UserError`."""
-    valid = "a number of seeds >= 1, or a list of different seeds in [0, 2^31), such as [3,7]"
+    valid = "a number of seeds in 1 .. 10000, or a list of different seeds in [0, 2^31), such as [3,7]"
     if isinstance(seeds, list | tuple | ListConfig):
         chosen = tuple(seeds)
-        good = len(set(chosen)) == len(chosen) > 0 and all(
-            isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in chosen
-        )
-        require(good, "seeds", list(chosen), valid)
+        numbers = all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in chosen)
+        require(numbers and len(set(chosen)) == len(chosen) > 0, "seeds", list(chosen), valid)
         return chosen
-    require(isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1, "seeds", seeds, valid)
+    require(isinstance(seeds, int) and not isinstance(seeds, bool) and 1 <= seeds <= 10_000, "seeds", seeds, valid)
     return tuple(range(seeds))
 
 

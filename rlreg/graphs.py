@@ -10,13 +10,19 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from rlreg.errors import require
+from rlreg.errors import UserError, require
 
 MODES = ("auto", "compile", "graph", "eager")
 WORTHWHILE_UPDATES = 20_000
 """`auto` compiles only runs of more updates: compiling takes some 20-60 s, and saves 2-3 ms an update."""
 
 Update = Callable[..., Any]
+
+
+def check_mode(mode: str, device: torch.device) -> None:
+    """Raises `UserError` for an unknown mode, or one that the device does not have."""
+    require(mode in MODES, "compile", mode, "one of " + ", ".join(MODES))
+    require(mode != "graph" or device.type == "cuda", "compile", mode, "auto, compile or eager on the CPU")
 
 
 def prepare(update: Update, mode: str, device: torch.device, num_updates: int) -> Update:
@@ -27,8 +33,7 @@ def prepare(update: Update, mode: str, device: torch.device, num_updates: int) -
     one where no compiler is at hand); `auto`, the fastest of them that is expected to pay, which falls
     back to eager with one warning where the compiler fails. All modes compute the same update to rounding.
     """
-    require(mode in MODES, "compile", mode, "one of " + ", ".join(MODES))
-    require(mode != "graph" or device.type == "cuda", "compile", mode, "auto, compile or eager on the CPU")
+    check_mode(mode, device)
     if mode == "auto":
         mode = "eager" if num_updates <= WORTHWHILE_UPDATES else "compile" if device.type == "cpu" else "graph"
         strict = False
@@ -41,17 +46,17 @@ def prepare(update: Update, mode: str, device: torch.device, num_updates: int) -
     skip = getattr(torch.compiler, "skip_guard_on_globals_unsafe", None)  # torch 2.8
     options = {"guard_filter_fn": skip} if skip else None
     compiled = torch.compile(update, fullgraph=True, dynamic=False, options=options)
-    program = compiled if strict else _Fallback(compiled, update)
+    program = _Compiled(compiled, None if strict else update)
     return CudaGraph(program) if mode == "graph" else program
 
 
-class _Fallback:
-    """A compiled function that turns into the eager one when the compiler fails.
+class _Compiled:
+    """A compiled function; when the compiler fails it turns into the eager one, or raises `UserError` without one.
 
     The compiler works on descriptions of tensors: when it fails, nothing of the update has been done.
     """
 
-    def __init__(self, compiled: Update, eager: Update) -> None:
+    def __init__(self, compiled: Update, eager: Update | None) -> None:
         self._function, self._eager = compiled, eager
 
     def __call__(self, *args: Any) -> Any:
@@ -61,6 +66,8 @@ class _Fallback:
             if self._function is self._eager:
                 raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if self._eager is None:
+                raise UserError(f"compile=compile: torch.compile failed ({reason}); give compile=auto") from error
             warnings.warn(f"updates run eagerly, since torch.compile failed: {reason}", stacklevel=2)
             self._function = self._eager
             return self._function(*args)

@@ -1,1 +1,231 @@
-"""Starting the runs of a table."""
+"""Starting the runs of a table: as processes of this machine, or as Ray tasks on a cluster.
+
+Both go on when a run fails, and return the runs that did. Ctrl-C and SIGTERM reach the runs, which save and stop.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlreg.errors import UserError
+
+POLL_SECONDS = 0.2
+NEWS_SECONDS = 30.0
+STOPPED = 130  # the status of a run that was told to stop
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command to start, and what it needs."""
+
+    name: str
+    """What progress lines call it."""
+    command: list[str]
+    log: Path
+    """Where its output goes, stdout and stderr together."""
+    threads: int = 1
+    """CPU threads that it uses: what it asks of Ray."""
+    gpus: float = 0.0
+    """GPUs that it asks of Ray; 0.25 lets four runs share one."""
+
+
+class Backend(Protocol):
+    """Where runs go. A handle stands for a run that was started."""
+
+    def start(self, run: Run) -> Any: ...
+    def status(self, handle: Any) -> int | None:
+        """The exit status; None while it runs."""
+
+    def stop(self, handle: Any) -> None:
+        """Have it save and stop."""
+
+    def kill(self, handle: Any) -> None:
+        """End it at once; it goes on from its last checkpoint when started again."""
+
+
+def local(runs: Sequence[Run], jobs: int) -> list[Run]:
+    """Run all as processes of this machine, `jobs` at a time. Returns those that failed.
+
+    Raises `Interrupted` after Ctrl-C or SIGTERM, once the runs have saved and stopped.
+    """
+    return _drive(runs, jobs, Processes())
+
+
+def ray(runs: Sequence[Run], jobs: int) -> list[Run]:
+    """As `local` on Ray, at most `jobs` at a time: on the cluster that `ray.init` finds, else on this machine.
+
+    The machines must share the working folder and have the same Python. Raises `UserError` without Ray.
+    """
+    return _drive(runs, jobs, RayTasks(max(run.gpus for run in runs)))
+
+
+class Processes:
+    """Runs as child processes."""
+
+    def start(self, run: Run) -> subprocess.Popen:
+        return _start(run.command, run.log)
+
+    def status(self, handle: subprocess.Popen) -> int | None:
+        return handle.poll()
+
+    def stop(self, handle: subprocess.Popen) -> None:
+        handle.send_signal(signal.SIGTERM)
+
+    def kill(self, handle: subprocess.Popen) -> None:
+        if handle.poll() is None:
+            os.killpg(handle.pid, signal.SIGKILL)  # with the processes of its worlds
+            handle.wait()
+
+
+class RayTasks:
+    """Runs as Ray tasks, each of which watches over one child process."""
+
+    def __init__(self, gpus: float) -> None:
+        try:
+            self.ray = importlib.import_module("ray")
+        except ImportError:
+            raise UserError("launcher=ray needs Ray: pip install 'rlreg[ray]', or give launcher=local") from None
+        try:
+            self.ray.init(ignore_reinit_error=True, log_to_driver=False)
+        except ConnectionError as error:
+            raise UserError(f"launcher=ray: no connection to the cluster ({error})") from None
+        there = self.ray.cluster_resources().get("GPU", 0.0)
+        if gpus > there:  # not an error: a cluster may grow on demand
+            print(f"warning: a run asks for {gpus:g} GPUs, Ray has {there:g} now; it waits until there are more")
+
+    def start(self, run: Run) -> Any:
+        task = self.ray.remote(num_cpus=run.threads, num_gpus=run.gpus)(_watch)
+        return task.remote(run.command, run.log.resolve(), Path.cwd())
+
+    def status(self, handle: Any) -> int | None:
+        ready, _ = self.ray.wait([handle], timeout=0)
+        if not ready:
+            return None
+        try:
+            return self.ray.get(handle)
+        except self.ray.exceptions.TaskCancelledError:
+            return STOPPED
+        except self.ray.exceptions.RayError as error:  # such as a machine that was lost for good
+            print(f"Ray: {str(error).strip().splitlines()[0]}", flush=True)
+            return -1
+
+    def stop(self, handle: Any) -> None:
+        self.ray.cancel(handle)
+
+    def kill(self, handle: Any) -> None:
+        self.ray.cancel(handle, force=True)
+
+
+def _start(command: Sequence[str], log: Path, folder: Path | None = None) -> subprocess.Popen:
+    # A process group of its own: the terminal's Ctrl-C would else reach the run beside our signal, and a second
+    # signal tells a run not to save.
+    with log.open("w") as file:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+
+
+def _watch(command: Sequence[str], log: Path, folder: Path) -> int:
+    """The Ray task: the exit status of a process; a cancelled task stops it first, and waits while it saves."""
+    process = _start(command, log, folder)
+    try:
+        while process.poll() is None:  # not wait(): Ray's cancellation is seen between Python instructions only
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)  # not SIGINT: Ray blocks it in its workers, and so in their children
+        process.wait()
+        raise
+    return process.returncode
+
+
+def _drive(runs: Sequence[Run], jobs: int, backend: Backend) -> list[Run]:
+    # Imported here because Ray's workers import this module: they need no torch.
+    from rlreg.training.online import Interrupted, interrupts
+
+    waiting = deque(enumerate(runs, start=1))
+    going: dict[int, tuple[Run, Any, float]] = {}
+    failed: list[tuple[Run, int]] = []
+    news = News()
+
+    def say(number: int, run: Run, what: str) -> None:
+        print(f"[{number}/{len(runs)}] {run.name}: {what}", flush=True)
+
+    def collect() -> None:
+        for number, (run, handle, started) in list(going.items()):
+            status = backend.status(handle)
+            if status is not None:
+                del going[number]
+                if status:
+                    failed.append((run, status))
+                took = f"after {time.monotonic() - started:.0f} s"
+                say(number, run, f"ended with status {status} {took}" if status else f"done {took}")
+
+    with interrupts() as interrupted:
+        try:
+            while (waiting or going) and not interrupted():
+                while waiting and len(going) < jobs:
+                    number, run = waiting.popleft()
+                    say(number, run, f"started; log: {run.log}")
+                    going[number] = (run, backend.start(run), time.monotonic())
+                time.sleep(POLL_SECONDS)
+                collect()
+                for number, line in news.of({number: run.log for number, (run, *_) in going.items()}):
+                    say(number, going[number][0], line)
+            if interrupted():
+                print("stopping; a second Ctrl-C does not wait for the runs to save", flush=True)
+                for _, handle, _ in going.values():
+                    backend.stop(handle)
+                while going:
+                    time.sleep(POLL_SECONDS)
+                    collect()
+                raise Interrupted("stopped; the same command goes on from there")
+        except KeyboardInterrupt:
+            for _, handle, _ in going.values():
+                backend.kill(handle)
+            raise
+    for run, status in failed:
+        print(f"failed: {run.name} (status {status}): {last_line(run.log)}; log: {run.log}", flush=True)
+    return [run for run, _ in failed]
+
+
+class News:
+    """The last lines of logs, where they changed since last told; looked at every `NEWS_SECONDS`."""
+
+    def __init__(self) -> None:
+        self.next = time.monotonic() + NEWS_SECONDS
+        self.told: dict[int, str] = {}
+
+    def of(self, logs: dict[int, Path]) -> Iterable[tuple[int, str]]:
+        if time.monotonic() < self.next:
+            return
+        self.next = time.monotonic() + NEWS_SECONDS
+        for number, log in logs.items():
+            line = last_line(log)
+            if line and line != self.told.get(number):
+                self.told[number] = line
+                yield number, line
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty; '' where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

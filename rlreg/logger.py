@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from rlreg.checkpoint import write_atomic
+from rlreg.errors import UserError
 
 DASHBOARD = {
     "return": {"evaluation": ["eval/mean_reward"], "training": ["rollout/ep_rew_mean"]},
@@ -33,9 +34,8 @@ class Logger:
 
     def __init__(self, folder: Path, seeds: Sequence[int], first_step: int = 0) -> None:
         """Points from `first_step` on that an earlier, killed process wrote are hidden."""
-        purge = {"purge_step": first_step} if first_step else {}
-        self._all = SummaryWriter(str(folder / "all"), **purge)
-        self._seeds = [SummaryWriter(str(folder / f"seed-{seed}"), **purge) for seed in seeds]
+        self._all = SummaryWriter(str(folder / "all"), purge_step=first_step)
+        self._seeds = [SummaryWriter(str(folder / f"seed-{seed}"), purge_step=first_step) for seed in seeds]
         charts = {
             title: {
                 name: ["Margin", [f"{tag}/{part}" for tag in tags for part in ("mean", "low", "high")]]
@@ -84,7 +84,9 @@ class EvalTable:
         """Continue an existing file after `last_step`, or start a new one where that is None."""
         self.path, self.seeds = path, tuple(seeds)
         self.rows: list[dict[str, str]] = []
-        if last_step is not None and path.exists():
+        if last_step is not None:
+            if not path.exists():
+                raise UserError(f"{path}: missing; its run cannot go on without, delete the folder to start anew")
             with path.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= last_step]
 

@@ -23,7 +23,7 @@ def gradients(loss: Callable[[Params], tuple[Tensor, Any]], params: Params) -> t
         losses, aux = loss(params)
         return losses.sum(), aux
 
-    if torch.compiler.is_compiling():  # the one form that compiles; eagerly it makes an update a fifth dearer
+    if torch.compiler.is_compiling():  # the one form that compiles; eagerly the other is faster
         return torch.func.grad(total, has_aux=True)(params)
     with torch.enable_grad():
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
@@ -49,10 +49,16 @@ class Adam:
         self.steps = {name: torch.zeros((), device=device) for name in params}
 
     def step(self, params: Params, grads: Mapping[str, Tensor], alive: Tensor) -> None:
-        """Update `params` in place. Seeds with `alive` (S,) false get no gradient (theirs may be NaN)."""
-        masked = [
-            torch.where(alive.view(-1, *[1] * (grad.dim() - 1)), grad, 0.0) for grad in map(grads.get, params)
-        ]
+        """Update `params` in place, of the seeds that are `alive` (S,).
+
+        A seed whose gradient is not finite dies: it leaves `alive`, and its parameters stay from here on.
+        """
+        for grad in grads.values():
+            alive.logical_and_(torch.isfinite(grad.flatten(1).sum(dim=1)))
+        masks = [alive.view(-1, *[1] * (p.dim() - 1)) for p in params.values()]
+        masked = [torch.where(mask, grads[name], 0.0) for name, mask in zip(params, masks, strict=True)]
+        for exp_avg, mask in zip(self.exp_avg.values(), masks, strict=True):
+            exp_avg.mul_(mask)  # without momentum and gradient Adam stands still
         adam(
             list(params.values()),
             masked,

@@ -72,7 +72,7 @@ class BEER(Regularizer):
     """
 
     def __init__(self, beta: float = 1e-3, next_feature: Literal["target", "released"] = "released") -> None:
-        require(beta >= 0, "regularizer.beta", beta, "a number >= 0")
+        require(_number(beta) and beta >= 0, "regularizer.beta", beta, "a number >= 0")
         require(
             next_feature in ("target", "released"), "regularizer.next_feature", next_feature, "target or released"
         )
@@ -93,9 +93,10 @@ class BEER(Regularizer):
         cosine = F.cosine_similarity(f.feature, f.next_feature_target, dim=-1, eps=1e-6)
         excess = torch.where(constrained, F.relu(cosine - bound), 0.0)
         loss = self.beta * excess.mean(dim=-1).sum(dim=-1)
+        count = constrained.sum(dim=(1, 2))  # means over what is constrained; NaN where nothing is
         return loss, {
-            "regularizer/cosine": cosine.mean(dim=(1, 2)),
-            "regularizer/bound": torch.where(constrained, bound, 0.0).mean(dim=(1, 2)),
+            "regularizer/cosine": torch.where(constrained, cosine.detach(), 0.0).sum(dim=(1, 2)) / count,
+            "regularizer/bound": torch.where(constrained, bound, 0.0).sum(dim=(1, 2)) / count,
             "regularizer/active": (excess > 0).float().mean(dim=(1, 2)),
         }
 
@@ -107,7 +108,7 @@ class DR3(Regularizer):
     """
 
     def __init__(self, coefficient: float = 1e-3) -> None:
-        require(coefficient >= 0, "regularizer.coefficient", coefficient, "a number >= 0")
+        require(_number(coefficient) and coefficient >= 0, "regularizer.coefficient", coefficient, "a number >= 0")
         self.coefficient = coefficient
 
     def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
@@ -128,8 +129,9 @@ class InFeR(Regularizer):
     """
 
     def __init__(self, heads: int = 10, alpha: float = 0.1, scale: float = 100.0) -> None:
-        require(heads >= 1, "regularizer.heads", heads, "a whole number >= 1")
-        require(alpha >= 0, "regularizer.alpha", alpha, "a number >= 0")
+        require(isinstance(heads, int) and heads >= 1, "regularizer.heads", heads, "a whole number >= 1")
+        require(_number(alpha) and alpha >= 0, "regularizer.alpha", alpha, "a number >= 0")
+        require(_number(scale), "regularizer.scale", scale, "a number")
         self.heads, self.alpha, self.scale = heads, alpha, scale
 
     def init(self, critic: Mapping[str, Tensor], rng: Rng) -> tuple[Params, Params]:
@@ -148,6 +150,10 @@ class InFeR(Regularizer):
         now = f.feature @ f.params["infer.weight"]
         error = torch.square(now - self.scale * initial).sum(dim=-1).mean(dim=-1)  # (S, E)
         return self.alpha * error.sum(dim=-1), {}
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _squared_norm(x: Tensor) -> Tensor:

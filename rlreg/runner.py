@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError
 from rlreg.evaluation import evaluate
-from rlreg.runs import RunFolder, flat_settings
+from rlreg.graphs import check_mode
+from rlreg.runs import RunFolder
 from rlreg.training.online import OnlineTraining
 
 
@@ -22,6 +24,7 @@ def run(cfg: DictConfig) -> None:
     settings: Config = OmegaConf.to_object(cfg)
     seed_list(settings.seeds)
     check_device(settings.device)
+    check_mode(settings.compile, torch.device(settings.device))
     if settings.threads:
         torch.set_num_threads(settings.threads)
     {"train": train, "evaluate": evaluate_run, "export": export, "table": table}[settings.mode](cfg)
@@ -30,26 +33,33 @@ def run(cfg: DictConfig) -> None:
 def train(cfg: DictConfig) -> None:
     """Train, or go on with, the run of this configuration; a complete one is left as it is."""
     settings: Config = OmegaConf.to_object(cfg)
+    seeds = seed_list(settings.seeds)
+    agent = build_agent(cfg, seeds, settings.device)  # before the folder: a refused setting leaves none behind
     folder = RunFolder.of(cfg)
-    folder.open(cfg)
-    print(f"run folder: {folder.path}", flush=True)
     with folder.locked():
+        folder.open(cfg)
+        print(f"run folder: {folder.path}", flush=True)
         if folder.complete:
+            _drop_replay(folder, settings)
             print("this run is complete; delete its folder to run it again")
             return
-        seeds = seed_list(settings.seeds)
 
         def make_env(num_worlds: int, purpose: int, seeds: Sequence[int] = seeds) -> Any:
             return build_env(cfg, seeds, num_worlds, purpose)
 
-        agent = build_agent(cfg, seeds, settings.device)
         loop = getattr(agent, "Training", OnlineTraining)  # an agent that needs another loop names it
         results = loop(agent, make_env, settings.train, settings.eval, folder, settings.compile).run()
         folder.finish(results)
+        _drop_replay(folder, settings)
     for seed, final, last in zip(seeds, results["final"]["return"], results["return_last_ten"], strict=True):
         print(f"seed {seed}: return {final:.1f}, mean of the last ten evaluations {last:.1f}")
     if len(results["frozen"]) == len(seeds):
         raise UserError(f"every seed's loss turned non-finite; see the files in {folder.path}")
+
+
+def _drop_replay(folder: RunFolder, settings: Config) -> None:
+    if not settings.train.keep_replay:
+        shutil.rmtree(folder.replay, ignore_errors=True)
 
 
 def evaluate_run(cfg: DictConfig) -> None:
@@ -85,15 +95,19 @@ def table(cfg: DictConfig) -> None:
 
 
 def check_device(device: str) -> None:
-    """Raises `UserError` for a device that torch does not know or that is not there."""
+    """Make a device the current one. Raises `UserError` for one that is not there."""
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise UserError(f"device={device} is not valid; give cpu, cuda or cuda:<index>") from None
+        kind = None
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"device={device} is not valid; give cpu, cuda or cuda:<index>")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device}: torch finds no CUDA device here; give device=cpu")
     if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if kind == "cuda":
+        torch.cuda.set_device(device)  # streams and graphs are made on the current device
 
 
 def build_env(cfg: DictConfig, seeds: Sequence[int], num_worlds: int, purpose: int, device: str | None = None) -> Any:
@@ -154,7 +168,4 @@ def _settings(node: DictConfig) -> dict[str, Any]:
 def _given_run(cfg: DictConfig) -> RunFolder:
     if not cfg.run_dir:
         raise UserError(f"mode={cfg.mode} needs run_dir=<the folder of a run>")
-    return RunFolder(RunFolder.of(cfg).path)
-
-
-__all__ = ["build_agent", "build_env", "build_single", "flat_settings", "load_agent", "run"]
+    return RunFolder.of(cfg)

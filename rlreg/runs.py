@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from rlreg.checkpoint import write_atomic
 from rlreg.errors import UserError
 
 # What may change between the two parts of a resumed run without changing what it computes.
-_NOT_IDENTITY = ("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads")
+_NOT_IDENTITY = {
+    *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads"),
+    *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_replay")),
+}
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
 
 
@@ -46,36 +50,41 @@ class RunFolder:
         """The folder of a configuration: `run_dir` where given, else a name that its contents decide."""
         if cfg.run_dir:
             return cls(Path(cfg.run_dir))
-        return cls(Path(cfg.runs_root) / cfg.env.name / cfg.agent.name / _fingerprint(cfg))
+        return cls(Path(cfg.runs_root) / cfg.env.name / _agent_name(cfg) / _fingerprint(cfg))
 
     def open(self, cfg: DictConfig) -> None:
-        """Create the folder, or check that the run in it has this configuration. Raises `UserError`."""
-        if self.config.exists():
-            there, here = _identity(OmegaConf.load(self.config)), _identity(cfg)
-            if there != here:
-                key = next(k for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k))
-                raise UserError(
-                    f"run_dir={self.path}: holds a run with {key}={there.get(key)}, not {here.get(key)}; "
-                    "give another run_dir or delete it"
-                )
-            return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+        """Write the configuration, or check that the run in the folder has the same. Raises `UserError`."""
+        if not self.config.exists():
             write_atomic(self.config, OmegaConf.to_yaml(cfg, resolve=True))
-        except OSError as error:
-            reason = f"cannot be written ({error.strerror}); give a writable folder"
-            raise UserError(f"run_dir={self.path}: {reason}") from None
+            return
+        there, here = _identity(self.load_config()), _identity(cfg)
+        if there != here:
+            key = next(k for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k))
+            raise UserError(
+                f"run_dir={self.path}: holds a run with {key}={there.get(key)}, not {here.get(key)}; "
+                "give another run_dir or delete it"
+            )
 
     def load_config(self) -> DictConfig:
-        """The configuration of the run in this folder. Raises `UserError` where there is none."""
+        """The configuration of the run in this folder. Raises `UserError` where there is none to be read."""
         if not self.config.exists():
             raise UserError(f"run_dir={self.path}: no run there (no config.yaml); give the folder of a run")
-        return OmegaConf.load(self.config)
+        try:
+            return OmegaConf.load(self.config)
+        except (OSError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.config}: cannot be read ({reason}); mend or delete it") from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process out of the folder; the lock dies with its process."""
-        with open(self.path / ".lock", "w") as file:
+        """Make the folder and keep a second process out of it; the lock dies with its process."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "w")  # noqa: SIM115  held until the end of the block below
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}); give a writable folder"
+            raise UserError(f"run_dir={self.path}: {reason}") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -95,7 +104,7 @@ def provenance() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name(torch.cuda.current_device()) if torch.cuda.is_available() else None
     return {
         "commit": _commit(),
         "python": platform.python_version(),
@@ -127,8 +136,8 @@ def _cpu() -> str:
 
 def _identity(cfg: DictConfig) -> dict[str, Any]:
     """The settings that decide a run's results, flat, by dotted key."""
-    tree = OmegaConf.to_container(cfg, resolve=True)
-    return flat_settings({k: v for k, v in tree.items() if k not in _NOT_IDENTITY})
+    settings = flat_settings(OmegaConf.to_container(cfg, resolve=True))
+    return {k: v for k, v in settings.items() if _NOT_IDENTITY.isdisjoint((k, k.split(".")[0]))}
 
 
 def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -137,6 +146,13 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def _agent_name(cfg: DictConfig) -> str:
+    """`beer`, `td3`; `td3+beer` where the regulariser is not part of the agent's own name."""
+    regularizer = cfg.regularizer._target_.rpartition(".")[2].lower()
+    own = regularizer == "regularizer" or regularizer in cfg.agent.name.split("_")
+    return cfg.agent.name if own else f"{cfg.agent.name}+{regularizer}"
 
 
 def _fingerprint(cfg: DictConfig) -> str:

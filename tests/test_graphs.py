@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from rlreg.regularizers import BEER
 
 OBS, ACT = 5, 2
 CPU = torch.device("cpu")
+COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
 def learner(seeds: range, policy_delay: int = 2) -> tuple[TD3, Replay]:
@@ -45,6 +47,7 @@ def train(seeds: range, policy_delay: int, mode: str, updates: int) -> tuple[TD3
     return agent, metrics
 
 
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
 @pytest.mark.parametrize(("num_seeds", "policy_delay"), [(1, 1), (3, 2)])
 def test_compiled_updates_equal_eager_ones(num_seeds: int, policy_delay: int) -> None:
     compiled, compiled_metrics = train(range(num_seeds), policy_delay, "compile", 10)

@@ -110,7 +110,8 @@ def test_beer_survives_dead_features(f, target):
     loss.sum().backward()
     assert loss.item() == 0.0
     assert torch.isfinite(f.feature.grad).all()
-    assert all(torch.isfinite(m).all() for m in metrics.values())
+    assert metrics["regularizer/active"].item() == 0.0
+    assert metrics["regularizer/bound"].isnan().all()  # nothing to report: no transition is constrained
 
 
 def test_beer_has_no_successor_at_a_terminal():

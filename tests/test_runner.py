@@ -82,6 +82,7 @@ def test_a_run_leaves_results_events_and_checkpoints(runner, tmp_path):
 @pytest.mark.parametrize(
     "overrides",
     [
+        pytest.param(["env=gym/Pendulum-v1", "agent=beer_td3", "compile=compile"], marks=pytest.mark.slow),
         # A task that changes its model every episode; the ring wraps around (300 slots, 400 rows).
         ["env=dmc/finger-turn_hard", "agent=beer", "seeds=2", "train.buffer_capacity=300"],
         ["env=gym/Hopper-v4", "agent=infer", "seeds=1", "train.num_worlds=2"],
@@ -97,6 +98,7 @@ def test_a_killed_run_resumes_to_the_bit(runner, tmp_path, overrides):
     done = runner(*TINY, *overrides, f"run_dir={killed}")
     assert done.returncode == 0, done.stderr
     assert (killed / "eval.csv").read_bytes() == (whole / "eval.csv").read_bytes()
+    assert not (killed / "replay").exists()
     _, ours, info = Checkpoints(killed / "checkpoints").load(400)
     _, theirs, other = Checkpoints(whole / "checkpoints").load(400)
     assert ours.keys() == theirs.keys()
@@ -122,8 +124,13 @@ MISTAKES = {
     "agent.discount=1.5": "agent.discount=1.5 is not valid; give a number in (0, 1)",
     "agent.discont=0.9": "unknown key 'agent.discont'; did you mean 'agent.discount'?",
     "agent.discount=high": "agent.discount: Value 'high' of type 'str' could not be converted to Float",
-    "seeds=0": "seeds=0 is not valid; give a number of seeds >= 1, or a list",
+    "seeds=0": "seeds=0 is not valid; give a number of seeds in 1 .. 10000, or a list",
     "seeds=[1,1]": "seeds=[1, 1] is not valid",
+    "seeds=[[1,2]]": "seeds=[[1, 2]] is not valid",
+    "seeds=123456789": "seeds=123456789 is not valid; give a number of seeds in 1 .. 10000, or a list",
+    "regularizer.beta=high": "regularizer.beta=high is not valid; give a number >= 0",
+    "compile=graph": "compile=graph is not valid; give auto, compile or eager on the CPU",
+    "device=mps": "device=mps is not valid; give cpu, cuda or cuda:<index>",
     "device=cuda": "device=cuda: torch finds no CUDA device here; give device=cpu",
     "device=gpu": "device=gpu is not valid",
     "compile=fast": "compile=fast is not valid; give one of auto, compile, graph, eager",
@@ -207,7 +214,12 @@ def test_a_seed_with_a_non_finite_loss_is_frozen_and_the_others_go_on():
             batch.reward[1, 3] = torch.inf
         agent.update(batch, torch.tensor(number), True)
         alone.update(Batch(*(f[:1] for f in batch)), torch.tensor(number), True)
+        if number == 10:
+            frozen = [agent.critic_params["1.weight"][1].clone(), agent.actor_params["1.weight"][1].clone()]
     assert agent.alive.tolist() == [True, False, True]
+    # Frozen means still: no momentum moves it after the update that it died in.
+    assert torch.equal(agent.critic_params["1.weight"][1], frozen[0])
+    assert torch.equal(agent.actor_params["1.weight"][1], frozen[1])
     for name, params in agent.critic_params.items():
         assert torch.isfinite(params).all()
         assert torch.allclose(params[0], alone.critic_params[name][0], atol=1e-6)

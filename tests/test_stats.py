@@ -26,8 +26,8 @@ def test_mean_interval_is_scipys_and_goes_over_the_last_axis() -> None:
     ours = mean_interval(values, rng())
     theirs = stats.bootstrap((values,), np.mean, axis=-1, method="percentile", n_resamples=20_000, rng=rng(2))
     np.testing.assert_allclose(ours.value, values.mean(axis=1))
-    np.testing.assert_allclose(ours.low, theirs.confidence_interval.low, atol=0.5)
-    np.testing.assert_allclose(ours.high, theirs.confidence_interval.high, atol=0.5)
+    np.testing.assert_allclose(ours.low, theirs.confidence_interval.low, atol=1.0)
+    np.testing.assert_allclose(ours.high, theirs.confidence_interval.high, atol=1.0)
 
 
 def test_iqm_by_hand() -> None:

@@ -70,6 +70,7 @@ class OnlineTraining:
         self.random_action = Block(rng, "uniform", "act/warmup", shape)
         self.noise = Block(rng, "normal", "act/noise", shape)
         updates = max(0, train.total_steps - train.warmup_steps) * train.updates_per_step
+        torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
         self.update = prepare(self._update, compile, device, updates)
         self.update_number = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -103,10 +104,10 @@ class OnlineTraining:
                     self._log()
                 if self._passed(self.eval_cfg.every) or self.step == self.cfg.total_steps:
                     self._evaluate(bar)
-                if self._passed(self.cfg.checkpoint_every) or self.step == self.cfg.total_steps:
+                stop = interrupted()
+                if stop or self._passed(self.cfg.checkpoint_every) or self.step == self.cfg.total_steps:
                     self.save()
-                if interrupted():
-                    self.save()
+                if stop:
                     raise Interrupted(f"stopped at step {self.step}; the same command goes on from there")
         return self._results()
 
@@ -121,10 +122,8 @@ class OnlineTraining:
                 action = self.agent.act(self.obs, self.noise.at(iteration))
             else:
                 action = 2.0 * self.random_action.at(iteration) - 1.0
-        try:
+        with self._naming_the_step():
             obs, reward, terminated, truncated, final_obs = self.env.step(action)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"step {self.step}: {error}; the last checkpoint stays") from None
 
         # STORE: the observation the action led to, and whether the task (not the clock) ended there
         self.replay.add(self.obs, action, reward, final_obs, terminated)
@@ -148,8 +147,7 @@ class OnlineTraining:
     def _count_episodes(self, reward: Tensor, done: Tensor) -> None:
         self.episode_return += reward
         self.episode_length += 1
-        # Worlds of one age end together: most steps end none. (On a GPU this is the loop's one sync a step.)
-        if done.any():
+        if done.any():  # most steps end no episode
             for tag, total in (
                 ("rollout/ep_rew_mean", self.episode_return),
                 ("rollout/ep_len_mean", self.episode_length),
@@ -157,6 +155,13 @@ class OnlineTraining:
                 mean = torch.where(done, total, 0.0).sum(dim=1) / done.sum(dim=1)  # NaN where none ended
                 self.last_episode[tag] = torch.where(mean.isnan(), self.last_episode[tag], mean)
                 total.masked_fill_(done, 0.0)
+
+    @contextmanager
+    def _naming_the_step(self) -> Iterator[None]:
+        try:
+            yield
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {self.step}: {error}; the last checkpoint stays") from None
 
     def _passed(self, interval: int) -> bool:
         """Whether the last iteration crossed a multiple of `interval`."""
@@ -166,7 +171,8 @@ class OnlineTraining:
 
     def _evaluate(self, bar: tqdm) -> None:
         cfg, agent = self.eval_cfg, self.agent
-        values = evaluate(agent, self.eval_env, self.eval_start, agent.config.discount)
+        with self._naming_the_step():
+            values = evaluate(agent, self.eval_env, self.eval_start, agent.config.discount)
         if self.replay.inserted:
             batch = self.replay.sample("measure", self.step, cfg.samples)
             values |= representation(agent, batch, cfg.rank_epsilon)
@@ -209,8 +215,6 @@ class OnlineTraining:
         settings = OmegaConf.to_container(self.folder.load_config())
         self.logger.hparams(flat_settings(settings), {"eval/mean_reward": sum(final["return"]) / len(final["return"])})
         self.logger.close()
-        if not self.cfg.keep_replay:
-            self.replay_log.delete()
         self.env.close()
         self.eval_env.close()
         return {
@@ -246,6 +250,7 @@ class OnlineTraining:
 
     def save(self) -> None:
         """Write a checkpoint of this moment. There is no generator to save: random numbers are counted."""
+        self.logger.flush()  # no point older than the checkpoint is lost with this process
         info = {
             "step": self.step,
             "updates": self.updates,
@@ -268,6 +273,7 @@ class OnlineTraining:
         if self.replay.inserted != info["replay"]["inserted"]:
             raise UserError(f"{self.folder.replay}: {self.replay.inserted} rows, not {info['replay']['inserted']}")
         self.obs = self.env.load_state_dict(info["env"])
+        self.reported_dead = ~self.agent.alive.cpu()
         return True
 
 

@@ -30,7 +30,7 @@ def test_beer_swings_up_the_pendulum(runner, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", ["ddpg", "td3", "beer", "beer_td3", "dr3"])
+@pytest.mark.parametrize("agent", ["ddpg", "td3", "beer", "beer_td3", "dr3", "infer"])
 def test_cartpole_balance(runner, tmp_path, agent):
     """A random policy gets about 350, the upper limit is 1000."""
     returns = final_returns(

@@ -1,0 +1,309 @@
+"""Tables: real runs through run.py, the report from results written by hand, and a user's mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+from conftest import ROOT
+from hydra.core.hydra_config import HydraConfig
+
+import agents
+import envs.registry
+from rlreg import tables
+from rlreg.config import register_schemas
+from rlreg.errors import UserError
+from rlreg.tables import Cell, compose_cells, run_table
+
+TABLE = [
+    "mode=table",
+    "table=beer_dmc_100k",
+    "table.name=tiny",
+    "table.rows=[dmc/cartpole-balance,gym/Pendulum-v1]",
+    "table.columns=[ddpg,beer]",
+    "launcher.jobs=2",
+]
+RUN = [
+    "seeds=2",
+    "train.total_steps=200",
+    "train.warmup_steps=100",
+    "train.keep_replay=true",
+    "eval.every=200",
+    "eval.episodes=1",
+    "eval.samples=64",
+    "agent.hidden=[8,8]",
+    "agent.batch_size=8",
+    "compile=eager",
+    "threads=1",
+]
+
+
+def in_process(*overrides: str) -> None:
+    """`run_table` as run.py calls it, without the seconds that a new process takes to start."""
+    with composing(*overrides):
+        run_table(hydra.compose("config", [*overrides]))
+
+
+@contextmanager
+def composing(*overrides: str) -> Iterator[None]:
+    """Hydra's state inside a job of run.py with these overrides."""
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        HydraConfig.instance().set_config(hydra.compose("config", [*overrides], return_hydra_config=True))
+        yield
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture(autouse=True)
+def as_run_py(monkeypatch) -> None:
+    register_schemas()
+    agents.register_schemas()
+    envs.registry.register_schemas()
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py")])
+
+
+def cells_of(*overrides: str) -> dict[tuple[str, str], Cell]:
+    """The cells of the tiny table, by row and column."""
+    with composing(*TABLE, *overrides):
+        table = hydra.compose("config", [*TABLE, *overrides]).table
+        cells = compose_cells(tables.OmegaConf.to_object(table), tables._users_overrides())
+    return {(cell.row, cell.column): cell for cell in cells}
+
+
+# -------------------------------------------------------------- real runs
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A table by `python run.py`, of which one run cannot start: its folder's place is taken."""
+    root = tmp_path_factory.mktemp("table") / "runs"
+    (root / "gym" / "Pendulum-v1").mkdir(parents=True)
+    (root / "gym" / "Pendulum-v1" / "ddpg").write_text("in the way")
+    command = [sys.executable, str(ROOT / "run.py"), *TABLE, *RUN, f"runs_root={root}"]
+    return root, subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_missing_runs_are_run_and_a_failing_one_does_not_stop_them(first) -> None:
+    root, done = first
+    out = root / "tables" / "tiny"
+    assert done.returncode == 2, done.stderr
+    line = "error: 1 of 4 runs failed (gym/Pendulum-v1 ddpg); their logs are in"
+    assert done.stderr.strip() == f"{line} {out / 'logs'}"
+    assert "failed: gym/Pendulum-v1 ddpg (status 2): error: run_dir=" in done.stdout
+    text = (out / "table.md").read_text()
+    assert text in done.stdout
+    (pendulum,) = [line for line in text.split("## Final return")[1].splitlines() if "Pendulum" in line][:1]
+    assert pendulum.split("|")[2].strip() == "not run"
+    assert "| average (1 of 2 rows) " in text
+    assert "- runs: 3 of 4 complete" in text
+    rows = (out / "table.csv").read_text().splitlines()
+    assert rows[0] == "env,agent,seed,return,return_last_ten,rank,q_error,steps,commit"
+    assert [row.split(",")[:3] for row in rows[1:3]] == [["dmc/cartpole-balance", "ddpg", s] for s in "01"]
+    assert len(rows) == 1 + 3 * 2
+    pytest.importorskip("matplotlib")
+    for figure in ("curves.png", "rank.png", "q_error.png"):
+        assert (out / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_again_only_what_is_missing_runs_and_then_nothing(first, capsys) -> None:
+    root, _ = first
+    overrides = [*TABLE, *RUN, f"runs_root={root}"]
+    cells = cells_of(*RUN, f"runs_root={root}")
+    before = {key: cell.folder.summary.stat().st_mtime_ns for key, cell in cells.items() if cell.complete}
+    assert len(before) == 3  # the runs lie where the cells look for them
+    killed = cells["dmc/cartpole-balance", "beer"]
+    finished = json.loads(killed.folder.summary.read_text())
+    killed.folder.summary.unlink()
+    (root / "gym" / "Pendulum-v1" / "ddpg").unlink()
+    fill(cells["gym/Pendulum-v1", "ddpg"], [[-900.0, -700.0]], 200)
+
+    in_process(*overrides)
+    out = capsys.readouterr().out
+    assert "table tiny: 4 runs, 3 complete" in out
+    assert "[1/1] dmc/cartpole-balance beer: done" in out
+    assert "- runs: 4 of 4 complete" in out
+    for key in (("dmc/cartpole-balance", "ddpg"), ("gym/Pendulum-v1", "beer")):
+        assert cells[key].folder.summary.stat().st_mtime_ns == before[key]
+    # It went on from its last checkpoint, the final one.
+    assert json.loads(killed.folder.summary.read_text())["final"] == finished["final"]
+    assert "step 200:" not in (root / "tables/tiny/logs/dmc-cartpole-balance-beer.log").read_text()
+
+    in_process(*overrides)
+    out = capsys.readouterr().out
+    assert "table tiny: 4 runs, 4 complete" in out
+    assert "started" not in out
+
+
+# ------------------------------------------- the report of given results
+
+
+def fill(cell: Cell, returns: list[list[float]], total: int | None, frozen: tuple[int, ...] = ()) -> None:
+    """Results of a run: `returns` an evaluation and seed, every 100 steps; complete where `total` is given."""
+    cell.folder.path.mkdir(parents=True)
+    rows = [
+        f"{100 * i},{seed},{value},{2.0 * value},{'nan' if i == 0 else 7.0}"
+        for i, values in enumerate(returns)
+        for seed, value in enumerate(values)
+    ]
+    cell.folder.eval_csv.write_text("\n".join(["step,seed,return,q_error,rank", *rows]) + "\n")
+    if total is not None:
+        final = {"return": returns[-1], "q_error": [np.nan] + [2.0 * v for v in returns[-1][1:]], "rank": [7.0, 8.0]}
+        results = {"seeds": [0, 1], "steps": total, "final": final, "return_last_ten": returns[-1]}
+        machine = {"commit": "abc1234", "gpu": None, "cpu": "A CPU", "cores": 2, "versions": {"torch": "2.0"}}
+        cell.folder.summary.write_text(json.dumps(results | {"frozen": list(frozen), "provenance": machine}))
+
+
+@pytest.fixture
+def given(tmp_path) -> Iterator[list[str]]:
+    """Three complete runs and a part of one."""
+    overrides = [*RUN, f"runs_root={tmp_path}", "train.total_steps=300"]
+    cells = cells_of(*overrides)
+    fill(cells["dmc/cartpole-balance", "ddpg"], [[0.0, 0.0], [100.0, 200.0]], 300)
+    fill(cells["dmc/cartpole-balance", "beer"], [[0.0, 0.0], [300.0, 500.0]], 300, frozen=(1,))
+    fill(cells["gym/Pendulum-v1", "ddpg"], [[0.0, 0.0], [-900.0, -700.0]], 300)
+    fill(cells["gym/Pendulum-v1", "beer"], [[0.0, 0.0], [-9.0, -7.0], [-8.0, -6.0]], None)
+    yield overrides
+
+
+def section(text: str, title: str) -> dict[str, list[str]]:
+    """The rows of a table in the report: name -> cells."""
+    lines = text.split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_report(given, tmp_path, capsys) -> None:
+    published = "+table.published={dmc/cartpole-balance:{beer:983.6},average:{ddpg:12,beer:535.8}}"
+    in_process(*TABLE, *given, "table.only_report=true", "table.note=A note.", published)
+    text = (tmp_path / "tables" / "tiny" / "table.md").read_text()
+    assert section(text, "Final return") == {
+        "": ["ddpg", "beer"],
+        "dmc/cartpole-balance": ["150.0 [100.0, 200.0]", "**400.0** [300.0, 500.0] † / 983.6"],
+        "gym/Pendulum-v1": ["-800.0 [-900.0, -700.0]", "at step 200 of 300"],
+        # over the row that both columns have
+        "average (1 of 2 rows)": ["150.0 [100.0, 200.0] / 12", "400.0 [300.0, 500.0] / 535.8"],
+        "interquartile mean (1 of 2 rows)": ["150.0 [100.0, 200.0]", "400.0 [300.0, 500.0]"],
+    }
+    assert section(text, "Representation rank")["dmc/cartpole-balance"] == ["7.5 [7.0, 8.0]", "7.5 [7.0, 8.0] †"]
+    # One seed of two has no error of Q: no interval, and it is said.
+    assert section(text, "Q-value error")["gym/Pendulum-v1"] == ["-1400.00 (n = 1)", "at step 200 of 300"]
+    for line in (
+        "A note.",
+        "Means over the seeds (n = 2)",
+        "- command: `python run.py mode=table",
+        "- commit: abc1234",
+        "- hardware: no GPU, A CPU, 2 cores",
+        "- † dmc/cartpole-balance beer: seed 1 was frozen",
+    ):
+        assert line in text
+    assert (
+        "dmc/cartpole-balance,beer,1,500.0,500.0,8.0,1000.0,300,abc1234\n"
+        in (tmp_path / "tables" / "tiny" / "table.csv").read_text()
+    )
+    assert "started" not in capsys.readouterr().out
+
+
+def test_seeds_that_run_one_after_another_are_in_progress_together(given, tmp_path) -> None:
+    cell = cells_of(*given)["gym/Pendulum-v1", "beer"]
+    lines = cell.folder.eval_csv.read_text().splitlines()
+    cell.folder.eval_csv.write_text("\n".join(lines[:2] + lines[3:4] + lines[5:6]) + "\n")  # seed 0 alone
+    assert cell.status() == "at step 100 of 300"
+    steps, values = cell.evaluations("return")
+    assert steps.tolist() == [0, 100, 200]
+    assert np.isnan(values[:, 1]).all()
+
+
+def test_nothing_there_yet_and_no_matplotlib(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    in_process(*TABLE, *RUN, f"runs_root={tmp_path}", "table.only_report=true")
+    out = capsys.readouterr().out
+    assert "- runs: 0 of 4 complete" in out
+    assert "no figures: matplotlib is not installed (pip install 'rlreg[plots]')" in out
+    assert sorted(path.name for path in (tmp_path / "tables" / "tiny").iterdir()) == ["logs", "table.csv", "table.md"]
+
+
+# ------------------------------------------------ what the runs are given
+
+
+def test_runs_get_the_tables_overrides_then_the_users_and_a_share_of_the_cores(tmp_path, monkeypatch) -> None:
+    started = []
+    monkeypatch.setattr("rlreg.launch.local", lambda runs, jobs: started.extend(runs) or [])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    in_process(*TABLE, f"runs_root={tmp_path}", "seeds=[4]", "agent.tau=0.01")
+    assert started[1].command == [
+        sys.executable,
+        str(ROOT / "run.py"),
+        "env=dmc/cartpole-balance",
+        "agent=beer",
+        "seeds=3",
+        "train.total_steps=100000",
+        f"runs_root={tmp_path}",
+        "seeds=[4]",
+        "agent.tau=0.01",
+        "threads=4",
+    ]
+    started.clear()
+    in_process(*TABLE, f"runs_root={tmp_path}", "threads=3")
+    assert {run.command[-1] for run in started} == {"threads=3"}
+    assert {run.gpus for run in started} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("override", "cell", "message"),
+    [
+        ("table.columns=[ddpg,bear]", "dmc/cartpole-balance bear", "unknown agent 'bear'; did you mean 'beer'?"),
+        (
+            "table.rows=[dmc/cartpole-fly]",
+            "dmc/cartpole-fly ddpg",
+            "unknown env 'dmc/cartpole-fly'; did you mean 'dmc/cartpole-",
+        ),
+        ('table.overrides=["agent.discount=1.5"]', "dmc/cartpole-balance ddpg", "agent.discount=1.5 is not valid"),
+        (
+            'table.overrides=["agent.taw=1"]',
+            "dmc/cartpole-balance ddpg",
+            "unknown key 'agent.taw'; did you mean 'agent.tau'?",
+        ),
+        ('table.overrides=["seeds=0"]', "dmc/cartpole-balance ddpg", "seeds=0 is not valid"),
+    ],
+)
+def test_a_cell_that_cannot_run_is_named_before_anything_runs(override, cell, message, tmp_path, monkeypatch) -> None:
+    assert mistake(override, tmp_path, monkeypatch).startswith(f"table tiny, {cell}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("env=dmc/cheetah-run", "env=dmc/cheetah-run: a table decides this for each of its runs; give table.rows"),
+        ("run_dir=here", "run_dir=here: a table decides this for each of its runs; give runs_root"),
+        ("table.rows=[]", "table.rows=[] is not valid; give at least one, each once"),
+        ("table.name=../up", "table.name=../up is not valid; give a name"),
+        ("runs_root=/proc/nowhere", "runs_root=/proc/nowhere: cannot be written"),
+    ],
+)
+def test_mistakes_end_in_one_line(override, message, tmp_path, monkeypatch) -> None:
+    assert mistake(override, tmp_path, monkeypatch).startswith(message)
+
+
+def mistake(override: str, folder: Path, monkeypatch) -> str:
+    """The line that a table with this override ends in; nothing may have been started or written."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("rlreg.launch.local", lambda runs, jobs: pytest.fail("a run was started"))
+    with pytest.raises(UserError) as error:
+        in_process(*TABLE, override)
+    assert "\n" not in str(error.value)
+    assert not list(folder.iterdir())
+    return str(error.value)
+
+
+def test_a_launcher_takes_at_least_one_job() -> None:
+    from rlreg.config import LauncherConfig
+
+    with pytest.raises(UserError, match=r"launcher.jobs=0 is not valid; give a whole number >= 1"):
+        LauncherConfig(jobs=0)
