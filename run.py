@@ -18,7 +18,7 @@ import agents
 import envs.registry
 from rlreg.config import explain, register_schemas
 from rlreg.runner import run
-from rlreg.training.online import Interrupted
+from rlreg.training.base import Interrupted
 
 
 @contextmanager

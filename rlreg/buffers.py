@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ class Replay:
         self, seeds: Sequence[int], capacity: int, obs_dim: int, action_dim: int, device: torch.device | str = "cpu"
     ) -> None:
         self.capacity = capacity
-        self.widths = (obs_dim, action_dim, 1, obs_dim, 1)
+        self.widths = _widths(obs_dim, action_dim)
         self.rows = torch.empty(len(seeds), capacity, sum(self.widths), device=device)
         self.rng = Rng(seeds, device)
         self.inserted = 0
@@ -73,5 +75,41 @@ class Replay:
 
     def batch(self, rows: Tensor) -> Batch:
         """Name the columns of rows (S, B, width)."""
-        obs, action, reward, next_obs, terminated = rows.split(self.widths, dim=-1)
-        return Batch(obs, action, reward.squeeze(-1), next_obs, terminated.squeeze(-1))
+        return _batch(rows, self.widths)
+
+
+class Frozen:
+    """N transitions that never change, in one copy for all S seeds: rows as in `Replay`, without its seeds axis."""
+
+    def __init__(self, seeds: Sequence[int], data: Batch, device: torch.device | str = "cpu") -> None:
+        """`data` are numpy arrays without a seeds axis, float32: obs (N, O), ..., terminated (N,)."""
+        self.inserted = len(data.obs)
+        self.widths = _widths(data.obs.shape[1], data.action.shape[1])
+        rows = np.empty((self.inserted, sum(self.widths)), np.float32)
+        ends = np.cumsum(self.widths)
+        for column, end, width in zip(data, ends, self.widths, strict=True):
+            rows[:, end - width : end] = column.reshape(self.inserted, width)
+        self.checksum = zlib.crc32(rows)
+        """Tells whether two are the same."""
+        self.rows = torch.from_numpy(rows).to(device)
+        self.rng = Rng(seeds, device)
+
+    @property
+    def obs(self) -> Tensor:
+        """(N, O)."""
+        return self.rows[:, : self.widths[0]]
+
+    def sample(self, stream: str, step: int | Tensor, batch_size: int) -> Batch:
+        """Uniform with replacement, every seed for itself: a function of (seed, stream, step)."""
+        index = self.rng.integers(stream, step, (batch_size,), self.inserted)
+        return _batch(self.rows[index], self.widths)
+
+
+def _widths(obs_dim: int, action_dim: int) -> tuple[int, ...]:
+    """Of the columns of a row, in the order of `Batch`."""
+    return obs_dim, action_dim, 1, obs_dim, 1
+
+
+def _batch(rows: Tensor, widths: Sequence[int]) -> Batch:
+    obs, action, reward, next_obs, terminated = rows.split(widths, dim=-1)
+    return Batch(obs, action, reward.squeeze(-1), next_obs, terminated.squeeze(-1))

@@ -15,14 +15,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.errors import UserError, require, unknown
 
-_HIDDEN = ("sb3_schema", "td3_schema")  # base configurations, of no use by themselves
+_HIDDEN = "_schema"  # how base configurations end, of no use by themselves
 _CONFIGS = Path(__file__).parent.parent / "configs"
 MODES = ("train", "evaluate", "export", "table")
 
 
 @dataclass
 class TrainConfig:
-    """The online loop. Steps are environment steps a seed, over all of its worlds."""
+    """The training loop. Steps are environment steps a seed, over all of its worlds.
+
+    Offline, from a dataset, they are updates, and `warmup_steps`, `updates_per_step`, `num_worlds`,
+    `buffer_capacity` and `keep_replay` mean nothing.
+    """
 
     total_steps: int = 1_000_000
     warmup_steps: int = 25_000
@@ -66,7 +70,7 @@ class EvalConfig:
     """Evaluation, and what the BEER paper measures beside returns."""
 
     every: int = 10_000
-    """Steps between evaluations. One is made before the first step, one after the last."""
+    """Steps between evaluations. One is made before the first step, one after the last. D4RL's papers: 5000."""
     episodes: int = 10
     """Episodes an evaluation, each in a world of its own, from the same start states every time."""
     samples: int = 2048
@@ -180,7 +184,7 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         kind, _, name = str(error.missing_cfg_file).partition("/")
-        return str(unknown(kind, name, [o for o in error.options or () if o not in _HIDDEN] + _families(kind)))
+        return str(unknown(kind, name, [o for o in error.options or () if not o.endswith(_HIDDEN)] + _families(kind)))
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         return _explain_key(error, cause) or str(error).strip().splitlines()[0]

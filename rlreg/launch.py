@@ -154,7 +154,7 @@ def _watch(command: Sequence[str], log: Path, folder: Path) -> int:
 
 def _drive(runs: Sequence[Run], jobs: int, backend: Backend) -> list[Run]:
     # Imported here because Ray's workers import this module: they need no torch.
-    from rlreg.training.online import Interrupted, interrupts
+    from rlreg.training.base import Interrupted, interrupts
 
     waiting = deque(enumerate(runs, start=1))
     going: dict[int, tuple[Run, Any, float]] = {}

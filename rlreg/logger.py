@@ -23,6 +23,12 @@ DASHBOARD = {
     },
     "representation": {"rank": ["representation/rank"]},
     "value": {"error": ["value/error"], "bias": ["value/bias"], "estimate": ["train/q"]},
+    "offline": {
+        "normalised score": ["eval/score"],
+        "loss of the behaviour policy": ["behaviour/vae_loss"],
+        "share of VAE actions": ["behaviour/share_of_vae_actions"],
+        "state value": ["train/value"],
+    },
 }
 
 
@@ -58,6 +64,12 @@ class Logger:
                 self._all.add_scalar(tag, mean, step)
                 for part, value in (("mean", mean), ("low", mean - spread), ("high", mean + spread)):
                     self._all.add_scalar(f"{tag}/{part}", value, step)
+
+    def histograms(self, step: int, tag: str, values: Tensor) -> None:
+        """Values (S, n) at `step`, a histogram a seed. What is not finite is left out."""
+        for writer, own in zip(self._seeds, values.detach().float().cpu(), strict=True):
+            if (own := own[own.isfinite()]).numel():
+                writer.add_histogram(tag, own, step)
 
     def scalar(self, step: int, tag: str, value: float) -> None:
         """One number for the whole process, such as `time/fps`."""

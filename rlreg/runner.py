@@ -16,6 +16,7 @@ from rlreg.errors import UserError
 from rlreg.evaluation import evaluate
 from rlreg.graphs import check_mode
 from rlreg.runs import RunFolder
+from rlreg.training.offline import OfflineTraining, Score
 from rlreg.training.online import OnlineTraining
 
 
@@ -35,7 +36,9 @@ def train(cfg: DictConfig) -> None:
     settings: Config = OmegaConf.to_object(cfg)
     seeds = seed_list(settings.seeds)
     agent = build_agent(cfg, seeds, settings.device)  # before the folder: a refused setting leaves none behind
+    loop = _loop(cfg, agent)
     folder = RunFolder.of(cfg)
+    data = _data(cfg) if issubclass(loop, OfflineTraining) and not folder.complete else {}
     with folder.locked():
         folder.open(cfg)
         print(f"run folder: {folder.path}", flush=True)
@@ -47,14 +50,42 @@ def train(cfg: DictConfig) -> None:
         def make_env(num_worlds: int, purpose: int, seeds: Sequence[int] = seeds) -> Any:
             return build_env(cfg, seeds, num_worlds, purpose)
 
-        loop = getattr(agent, "Training", OnlineTraining)  # an agent that needs another loop names it
-        results = loop(agent, make_env, settings.train, settings.eval, folder, settings.compile).run()
+        results = loop(agent, make_env, settings.train, settings.eval, folder, settings.compile, **data).run()
         folder.finish(results)
         _drop_replay(folder, settings)
     for seed, final, last in zip(seeds, results["final"]["return"], results["return_last_ten"], strict=True):
         print(f"seed {seed}: return {final:.1f}, mean of the last ten evaluations {last:.1f}")
+    if "score" in results["final"]:
+        for seed, final, last in zip(seeds, results["final"]["score"], results["score_last_ten"], strict=True):
+            print(f"seed {seed}: normalised score {final:.1f}, mean of the last ten evaluations {last:.1f}")
     if len(results["frozen"]) == len(seeds):
         raise UserError(f"every seed's loss turned non-finite; see the files in {folder.path}")
+
+
+def _loop(cfg: DictConfig, agent: Any) -> type:
+    """The loop that an agent names; one with a normaliser to fit learns from a dataset, any other one online.
+
+    Raises `UserError` for an environment that has no data to learn from, or nothing but data.
+    """
+    loop = getattr(agent, "Training", OfflineTraining if hasattr(agent, "normalizer") else OnlineTraining)
+    has_data = _hook(cfg, "dataset") is not None
+    if issubclass(loop, OfflineTraining) and not has_data:
+        raise UserError(
+            f"agent={cfg.agent.name} learns from a dataset, and env={cfg.env.name} has none; give a dataset "
+            "such as env=d4rl/hopper-medium-v2, or an agent such as agent=td3"
+        )
+    if has_data and not issubclass(loop, OfflineTraining):
+        raise UserError(
+            f"agent={cfg.agent.name} learns online, and env={cfg.env.name} is a dataset; give an agent such as "
+            "agent=td3_bc, or an environment such as env=gym/Hopper-v4"
+        )
+    return loop
+
+
+def _data(cfg: DictConfig) -> dict[str, Any]:
+    """What `OfflineTraining` takes beside what every loop does. Raises `UserError` for data that are not good."""
+    found = _hook(cfg, "dataset")(**_task(cfg))
+    return {"transitions": found.transitions, "source": found.source, "score": task_score(cfg)}
 
 
 def _drop_replay(folder: RunFolder, settings: Config) -> None:
@@ -70,6 +101,8 @@ def evaluate_run(cfg: DictConfig) -> None:
     env = build_env(run_cfg, agent.seeds, cfg.eval.episodes, 1, device=cfg.device)
     env.reset()
     values = evaluate(agent, env, env.state_dict(), agent.config.discount)
+    if (score := task_score(run_cfg)) is not None:
+        values["score"] = score(values["return"])
     env.close()
     print(f"{folder.path} at step {step}, {cfg.eval.episodes} episodes a seed")
     for i, seed in enumerate(agent.seeds):
@@ -120,11 +153,25 @@ def build_env(cfg: DictConfig, seeds: Sequence[int], num_worlds: int, purpose: i
 
 def build_single(cfg: DictConfig, seed: int, render_mode: str | None = None) -> Any:
     """The task of a configuration as one `gymnasium.Env`: the `make_single` beside its `make`."""
-    settings = _settings(cfg.env)
-    module, _, _ = settings.pop("_target_").rpartition(".")
-    for name in ("name", "workers"):  # of the vector environment only
-        settings.pop(name)
-    return locate(f"{module}.make_single")(**settings, seed=seed, render_mode=render_mode)
+    module = cfg.env._target_.rpartition(".")[0]
+    return locate(f"{module}.make_single")(**_task(cfg), seed=seed, render_mode=render_mode)
+
+
+def task_score(cfg: DictConfig) -> Score | None:
+    """What normalises returns of a configuration's task: the `scorer` beside its `make`; None where there is none."""
+    scorer = _hook(cfg, "scorer")
+    return scorer and scorer(**_task(cfg))
+
+
+def _hook(cfg: DictConfig, name: str) -> Any:
+    """What goes by `name` beside an environment's `make`; None where there is no such thing."""
+    locate(cfg.env._target_)  # a module that cannot be imported is a user's mistake
+    return getattr(importlib.import_module(cfg.env._target_.rpartition(".")[0]), name, None)
+
+
+def _task(cfg: DictConfig) -> dict[str, Any]:
+    """An environment's settings that say which task it is, without those of the vector environment only."""
+    return {k: v for k, v in _settings(cfg.env).items() if k not in ("_target_", "name", "workers")}
 
 
 def build_agent(cfg: DictConfig, seeds: Sequence[int], device: str) -> Any:

@@ -15,7 +15,7 @@ import pytest
 from rlreg import launch
 from rlreg.errors import UserError
 from rlreg.launch import Run, local
-from rlreg.training.online import Interrupted
+from rlreg.training.base import Interrupted
 
 # A run that saves when it is told to stop: it leaves the file named last, and exits with 130 as run.py does.
 SAVES = """

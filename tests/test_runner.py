@@ -117,7 +117,7 @@ def test_ctrl_c_leaves_a_resumable_run(runner, tmp_path):
 
 
 MISTAKES = {
-    "agent=bear": "unknown agent 'bear'; did you mean 'beer'? (valid: beer, beer_td3, ddpg",
+    "agent=bear": "unknown agent 'bear'; did you mean 'beer'? (valid: ",
     "env=dmc/humanoid-fly": "unknown env 'dmc/humanoid-fly'; did you mean 'dmc/humanoid-walk'?",
     "env=gym/Hoper-v4": "did you mean 'gym/Hopper-v4'?",
     "regularizer=bear": "unknown regularizer 'bear'; did you mean 'beer'? (valid: beer, dr3, infer, none)",

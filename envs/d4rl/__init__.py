@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from envs.base import VectorEnv
     from envs.d4rl.load import OfflineDataset
 
-__all__ = ["dataset", "dataset_names", "info", "make", "make_single", "normalised_score"]
+__all__ = ["dataset", "dataset_names", "info", "make", "make_single", "normalised_score", "scorer"]
 
 
 def make(
@@ -50,3 +50,11 @@ def dataset(
     from envs.d4rl.load import load_dataset  # here, as neither a worker nor the runner's start needs h5py
 
     return load_dataset(id, path, mirror, stored_next_observations)
+
+
+def scorer(
+    id: str, path: str | None = None, mirror: str | None = None, stored_next_observations: bool = False
+) -> Callable | None:
+    """What turns returns into normalised scores, `Info.score`; None where D4RL has no references for `id`."""
+    wanted = info(id)
+    return None if wanted.ref_min is None or wanted.ref_max is None else wanted.score

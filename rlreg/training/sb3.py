@@ -20,7 +20,7 @@ from rlreg.errors import NonFiniteError
 from rlreg.evaluation import evaluate
 from rlreg.runs import RunFolder
 from rlreg.sb3 import Models, VecWorlds, model_state
-from rlreg.training.online import EVAL_TAGS, Interrupted, interrupts
+from rlreg.training.base import EVAL_TAGS, Interrupted, interrupts
 
 Row = dict[str, str]
 

@@ -1,0 +1,271 @@
+"""What every loop shares: the course of a run, its evaluations, logs and checkpoints. A loop adds its iteration."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Protocol
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from rlreg.buffers import Batch
+from rlreg.checkpoint import Checkpoints, copy_into, flatten, save_synced
+from rlreg.config import EvalConfig, TrainConfig
+from rlreg.errors import NonFiniteError
+from rlreg.evaluation import evaluate, representation
+from rlreg.graphs import prepare
+from rlreg.logger import EvalTable, Logger
+from rlreg.runs import RunFolder, flat_settings
+
+# TensorBoard's names for the columns of eval.csv.
+EVAL_TAGS = {
+    "return": "eval/mean_reward",
+    "return_std": "eval/std_reward",
+    "length": "eval/mean_ep_length",
+    "q_error": "value/error",
+    "q_bias": "value/bias",
+    "rank": "representation/rank",
+    "srank": "representation/srank",
+    "cosine": "representation/cosine",
+    "bound": "representation/bound",
+}
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: the run was saved and can go on."""
+
+
+class Memory(Protocol):
+    """Where batches come from: `Replay` or `Frozen`."""
+
+    inserted: int
+
+    def sample(self, stream: str, step: int | Tensor, batch_size: int) -> Batch: ...
+
+
+class Training:
+    """One run of S seeds. Everything that it needs to continue is in `save` and `restore`.
+
+    A loop gives `_begin` and `_iterate`, and whatever more it holds to `_tensors`, `_info` and `restore`.
+    """
+
+    unit: ClassVar[str] = "step"
+    """What `train.total_steps` counts."""
+    stride: int = 1
+    """Steps of an iteration."""
+
+    def __init__(
+        self,
+        agent: Any,
+        make_env: Callable[[int, int], Any],
+        train: TrainConfig,
+        evaluation: EvalConfig,
+        folder: RunFolder,
+        compile: str,
+        memory: Memory,
+        num_updates: int,
+    ) -> None:
+        """`make_env(num_worlds, 1)` gives the worlds to evaluate in; a run makes `num_updates` updates in all."""
+        self.agent, self.cfg, self.eval_cfg, self.folder, self.memory = agent, train, evaluation, folder, memory
+        self.eval_env = make_env(evaluation.episodes, 1)
+        self.eval_env.reset()
+        self.eval_start = self.eval_env.state_dict()
+        self.eval_tags: Mapping[str, str] = EVAL_TAGS
+        self.checkpoints = Checkpoints(folder.checkpoints, train.keep_checkpoints)
+        torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
+        self.update = prepare(self._update, compile, agent.device, num_updates)
+        self.update_number = torch.zeros((), dtype=torch.int64, device=agent.device)
+
+        self.step = 0
+        self.updates = 0
+        self.metrics: dict[str, Tensor] = {}
+        self.reported_dead = torch.zeros(len(agent.seeds), dtype=torch.bool)
+
+    # ------------------------------------------------------------- the loop
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, continuing from the newest checkpoint. Returns the final figures, a list a seed."""
+        resumed = self.restore()
+        if not resumed:
+            self._begin()
+        self.logger = Logger(self.folder.tensorboard, self.agent.seeds, self.step + 1 if resumed else 0)
+        self.eval_table = EvalTable(self.folder.eval_csv, self.agent.seeds, self.step if resumed else None)
+        self.started, self.first_step = time.perf_counter(), self.step
+        with interrupts() as interrupted, self._progress() as bar:
+            if not resumed:
+                self._evaluate(bar)
+            while self.step < self.cfg.total_steps:
+                self._iterate()
+                bar.update(self.stride)
+                if self._passed(self.cfg.log_every):
+                    self._log()
+                if self._passed(self.eval_cfg.every) or self.step == self.cfg.total_steps:
+                    self._evaluate(bar)
+                stop = interrupted()
+                if stop or self._passed(self.cfg.checkpoint_every) or self.step == self.cfg.total_steps:
+                    self.save()
+                if stop:
+                    raise Interrupted(f"stopped at step {self.step}; the same command goes on from there")
+        results = self._results()
+        self._close()
+        return results
+
+    def _begin(self) -> None:
+        """What comes before the first step of a run that is not resumed."""
+        raise NotImplementedError
+
+    def _iterate(self) -> None:
+        """Go on by `stride` steps."""
+        raise NotImplementedError
+
+    def _learn(self) -> None:
+        """The next update."""
+        self.updates += 1
+        self.update_number.fill_(self.updates)
+        self.metrics |= self.update(self.update_number, self.updates % self.agent.config.policy_delay == 0)
+
+    def _update(self, number: Tensor, update_actor: bool) -> dict[str, Tensor]:
+        batch = self.memory.sample("replay", number, self.agent.config.batch_size)
+        return self.agent.update(batch, number, update_actor)
+
+    @contextmanager
+    def _naming_the_step(self) -> Iterator[None]:
+        try:
+            yield
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {self.step}: {error}; the last checkpoint stays") from None
+
+    def _passed(self, interval: int) -> bool:
+        """Whether the last iteration crossed a multiple of `interval`."""
+        return self.step // interval > (self.step - self.stride) // interval
+
+    # --------------------------------------------------- what is looked at
+
+    def _evaluate(self, bar: tqdm) -> None:
+        values = self._measure()
+        self.eval_table.add(self.step, values)
+        self.logger.scalars(self.step, {self.eval_tags[name]: value for name, value in values.items()})
+        self.logger.flush()
+        found = ", ".join(f"{name} {values[name].mean():.1f}" for name in ("return", "score") if name in values)
+        bar.set_postfix_str(found)
+        if bar.disable:
+            fps = (self.step - self.first_step) / max(time.perf_counter() - self.started, 1e-9)
+            print(f"step {self.step}: {found}, {fps:.0f} {self.unit}s/s", flush=True)
+
+    def _measure(self) -> dict[str, Tensor]:
+        """The columns of eval.csv: (S,) each."""
+        cfg, agent = self.eval_cfg, self.agent
+        with self._naming_the_step():
+            values = evaluate(agent, self.eval_env, self.eval_start, agent.config.discount)
+        if self.memory.inserted:
+            batch = self.memory.sample("measure", self.step, cfg.samples)
+            return values | representation(agent, batch, cfg.rank_epsilon)
+        # nothing to measure on before the first step
+        nothing = torch.full_like(values["return"], torch.nan)
+        return values | dict.fromkeys(("rank", "srank", "cosine", "bound"), nothing)
+
+    def _log(self) -> None:
+        self.logger.scalars(self.step, self.metrics)
+        elapsed = time.perf_counter() - self.started
+        self.logger.scalar(self.step, "time/fps", (self.step - self.first_step) / elapsed)
+        self.logger.scalar(self.step, "train/n_updates", self.updates)
+        self._report_frozen_seeds()
+
+    def _report_frozen_seeds(self) -> None:
+        """Say once of each seed that its loss turned non-finite, and write what it held to a file."""
+        dead = ~self.agent.alive.cpu()
+        for i in (dead & ~self.reported_dead).nonzero().flatten().tolist():
+            seed = self.agent.seeds[i]
+            path = self.folder.path / f"frozen-seed-{seed}-step-{self.step}.safetensors"
+            held = {k: v[i].contiguous() for k, v in flatten(self.agent.state()).items() if v.dim()}
+            save_synced(held, path)
+            tqdm.write(
+                f"warning: seed {seed}: the loss turned non-finite at or before step {self.step}; this seed is "
+                f"frozen, its state is in {path}, the others go on",
+                file=sys.stderr,
+            )
+        self.reported_dead |= dead
+
+    def _results(self) -> dict[str, Any]:
+        columns = {name: self.eval_table.column(name) for name in self.eval_tags}  # (evaluations, S)
+        final = {name: column[-1].tolist() for name, column in columns.items()}
+        averaged = [name for name in ("return", "score") if name in columns]
+        settings = OmegaConf.to_container(self.folder.load_config())
+        figures = {self.eval_tags[name]: sum(final[name]) / len(final[name]) for name in averaged}
+        self.logger.hparams(flat_settings(settings), figures)
+        return {
+            "seeds": list(self.agent.seeds),
+            "steps": self.step,
+            "final": final,
+            **{f"{name}_last_ten": columns[name][-10:].mean(dim=0).tolist() for name in averaged},
+            "frozen": [s for s, alive in zip(self.agent.seeds, self.agent.alive.tolist(), strict=True) if not alive],
+            "seconds": round(time.perf_counter() - self.started, 1),
+        }
+
+    def _close(self) -> None:
+        self.logger.close()
+        self.eval_env.close()
+
+    def _progress(self) -> tqdm:
+        return tqdm(
+            total=self.cfg.total_steps,
+            initial=self.step,
+            unit=self.unit,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+
+    # --------------------------------------------------------------- resume
+
+    def _tensors(self) -> dict[str, Any]:
+        """Every tensor of a checkpoint, live and nested by name."""
+        return {"agent": self.agent.state()}
+
+    def _info(self) -> dict[str, Any]:
+        """The rest of a checkpoint."""
+        return {"step": self.step, "updates": self.updates}
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment. There is no generator to save: random numbers are counted."""
+        self.logger.flush()  # no point older than the checkpoint is lost with this process
+        self.checkpoints.save(self.step, flatten(self._tensors()), self._info())
+
+    def restore(self) -> bool:
+        """Continue from the newest checkpoint; False where there is none."""
+        found = self.checkpoints.load()
+        if found is None:
+            return False
+        self.step, tensors, info = found
+        copy_into(self._tensors(), tensors, str(self.folder.checkpoints))
+        self.updates = info["updates"]
+        self._restore_info(info)
+        self.reported_dead = ~self.agent.alive.cpu()
+        return True
+
+    def _restore_info(self, info: dict[str, Any]) -> None:
+        """Take up what a loop's own `_info` has put by."""
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag that the loop looks at; a second one stops at once."""
+    caught: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,83 @@
+"""The offline loop: updates from a dataset that lies on the device, and no environment but the evaluation's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlreg.buffers import Batch, Frozen
+from rlreg.config import EvalConfig, TrainConfig
+from rlreg.errors import UserError
+from rlreg.runs import RunFolder
+from rlreg.training.base import EVAL_TAGS, Training
+
+Score = Callable[[Tensor], Tensor]
+"""Turns returns into a task's normalised scores, in any shape."""
+
+
+class OfflineTraining(Training):
+    """One run of S seeds that learn from the same data. Steps are updates."""
+
+    unit = "update"
+
+    def __init__(
+        self,
+        agent: Any,
+        make_env: Callable[[int, int], Any],
+        train: TrainConfig,
+        evaluation: EvalConfig,
+        folder: RunFolder,
+        compile: str,
+        transitions: tuple[NDArray[np.float32], ...],
+        source: str,
+        score: Score | None = None,
+    ) -> None:
+        """`transitions` (N, ...) are named as in `Batch`; `source` says where they come from.
+
+        Raises `UserError` for observations or actions of another size than the environment's.
+        """
+        data = Batch(*transitions)
+        for kind, found, wanted in (
+            ("observations", data.obs.shape[1], agent.obs_dim),
+            ("actions", data.action.shape[1], agent.action_dim),
+        ):
+            if found != wanted:
+                raise UserError(f"dataset {source}: {kind} of {found} numbers, but the environment's have {wanted}")
+        self.data = Frozen(agent.seeds, data, agent.device)
+        self.source, self.score = source, score
+        super().__init__(agent, make_env, train, evaluation, folder, compile, self.data, train.total_steps)
+        if score is not None:
+            self.eval_tags = EVAL_TAGS | {"score": "eval/score"}
+
+    def _begin(self) -> None:
+        """Observations are normalised by the data's, where the agent does that; its checkpoints then hold how."""
+        if self.agent.config.normalize_obs:
+            self.agent.normalizer.fit(self.data.obs)
+
+    def _iterate(self) -> None:
+        self._learn()
+        self.step += 1
+
+    def _measure(self) -> dict[str, Tensor]:
+        values = super()._measure()
+        return values if self.score is None else values | {"score": self.score(values["return"])}
+
+    def _evaluate(self, bar: Any) -> None:
+        super()._evaluate(bar)
+        if hasattr(self.agent, "advantage"):
+            batch = self.data.sample("measure", self.step, self.eval_cfg.samples)
+            self.logger.histograms(self.step, "behaviour/advantage_histogram", self.agent.advantage(batch))
+
+    def _info(self) -> dict[str, Any]:
+        return super()._info() | {"dataset": self.data.checksum}
+
+    def _restore_info(self, info: dict[str, Any]) -> None:
+        if info["dataset"] != self.data.checksum:
+            raise UserError(
+                f"dataset {self.source}: not the data that the run in {self.folder.path} began with; "
+                "bring those back, or give another run_dir"
+            )

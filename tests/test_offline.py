@@ -1,0 +1,169 @@
+"""The offline loop: `python run.py agent=td3_bc env=d4rl/...` on a small file, its resume, its mistakes."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_d4rl import NAME, rows, write
+from test_runner import kill_after, main
+
+import envs.d4rl
+from rlreg.buffers import Batch, Frozen
+from rlreg.checkpoint import Checkpoints
+
+TINY = [
+    f"env=d4rl/{NAME}",
+    "train.total_steps=60",
+    "train.checkpoint_every=20",
+    "train.log_every=10",
+    "eval.every=20",
+    "eval.episodes=2",
+    "eval.samples=32",
+    "agent.hidden=[16,16]",
+    "compile=eager",
+    "threads=1",
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A data set for Hopper, whose observations are far from standard."""
+    data = rows(n=200)
+    data["observations"] = 5 + 3 * data["observations"]
+    return write(tmp_path / "hopper.hdf5", data)
+
+
+def transitions(n=50, obs=3, action=2):
+    rng = np.random.default_rng(0)
+    fields = [rng.normal(size=shape) for shape in ((n, obs), (n, action), n, (n, obs), n)]
+    return Batch(*(field.astype(np.float32) for field in fields))
+
+
+def test_frozen_draws_rows_by_seed_from_one_copy():
+    data = transitions()
+    frozen = Frozen([0, 1, 5], data)
+    assert frozen.rows.shape == (50, 10) and torch.equal(frozen.obs, torch.from_numpy(data.obs))
+    batch = frozen.sample("replay", 7, 4000)
+    assert batch.obs.shape == (3, 4000, 3) and batch.reward.shape == (3, 4000)
+    at = (batch.reward[..., None] == torch.from_numpy(data.reward)).int().argmax(dim=-1)  # rewards differ
+    for got, whole in zip(batch, data, strict=True):
+        assert torch.equal(got, torch.from_numpy(whole)[at])
+    assert not torch.equal(at[0], at[1])
+    assert torch.bincount(at[0], minlength=50).min() > 40  # 80 expected, standard deviation 9
+
+    alone = Frozen([5], data).sample("replay", torch.tensor(7), 4000)
+    assert torch.equal(alone.obs[0], batch.obs[2])
+    assert Frozen([0], data).checksum == frozen.checksum
+    data.reward[3] += 1
+    assert Frozen([0], data).checksum != frozen.checksum
+
+
+def test_a_run_leaves_scores_and_the_normaliser_of_the_data(monkeypatch, capsys, tmp_path, file):
+    run = tmp_path / "run"
+    _, tensors = train(monkeypatch, run, file, "agent=td3_bc", "seeds=[3,7]")
+    printed = capsys.readouterr().out
+    assert "seed 7: normalised score" in printed and "updates/s" in printed
+    table = list(csv.DictReader((run / "eval.csv").read_text().splitlines()))
+    assert [(int(r["step"]), int(r["seed"])) for r in table] == [(t, s) for t in range(0, 61, 20) for s in (3, 7)]
+    info = envs.d4rl.info(NAME)
+    for row in table:
+        assert float(row["score"]) == pytest.approx(info.score(float(row["return"])), rel=1e-4)
+        assert 1 <= float(row["rank"]) <= 16
+
+    summary = json.loads((run / "summary.json").read_text())
+    scores = np.array([float(r["score"]) for r in table]).reshape(4, 2)
+    assert summary["steps"] == 60 and summary["final"]["score"] == scores[-1].tolist()
+    assert summary["score_last_ten"] == pytest.approx(scores.mean(axis=0).tolist())
+    assert summary["return_last_ten"] and summary["frozen"] == []
+    assert not (run / "replay").exists()
+
+    events = EventAccumulator(str(run / "tensorboard/seed-3")).Reload()
+    assert {"eval/score", "train/critic_loss", "behaviour/cloning_loss"} <= set(events.Tags()["scalars"])
+    assert "rollout/ep_rew_mean" not in events.Tags()["scalars"]
+
+    obs = envs.d4rl.dataset(NAME, str(file)).transitions.obs
+    for i in range(2):
+        np.testing.assert_allclose(tensors["agent/normalizer/mean"][i, 0], obs.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(tensors["agent/normalizer/scale"][i, 0], obs.std(0) + 1e-3, rtol=1e-4)
+
+    assert main(monkeypatch, "mode=evaluate", f"run_dir={run}", "eval.episodes=2") == 0
+    assert f"score {float(table[-1]['score']):.2f}" in capsys.readouterr().out
+
+
+def train(monkeypatch, run, file, *overrides):
+    """The run within this process; `run`'s evaluations and its last checkpoint."""
+    assert main(monkeypatch, *TINY, f"env.path={file}", f"run_dir={run}", *overrides) == 0
+    return (run / "eval.csv").read_text(), Checkpoints(run / "checkpoints").load()[1]
+
+
+A2PR = ["agent=a2pr", "agent.critic_hidden=[16,16]", "agent.vae_hidden=[16]", "agent.batch_size=32"]
+
+
+def test_a_killed_run_resumes_to_the_bit(runner, monkeypatch, tmp_path, file):
+    overrides = [*A2PR, "seeds=2", "regularizer=beer"]
+    csv_whole, whole = train(monkeypatch, tmp_path / "whole", file, *overrides)
+
+    killed = tmp_path / "killed"
+    settings = [*TINY, *overrides, f"env.path={file}", f"run_dir={killed}"]
+    process = subprocess.Popen(runner.command(*settings), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    kill_after(process, killed, 20, signal.SIGKILL)
+    assert not (killed / "summary.json").exists()
+    csv_killed, resumed = train(monkeypatch, killed, file, *overrides)
+    assert csv_killed == csv_whole
+    assert resumed.keys() == whole.keys()
+    for name in whole:
+        torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=0, equal_nan=True)
+    events = EventAccumulator(str(tmp_path / "whole/tensorboard/seed-0")).Reload()
+    assert events.Tags()["histograms"] == ["behaviour/advantage_histogram"]
+
+
+def test_a_run_does_not_go_on_with_other_data(monkeypatch, capsys, tmp_path, file):
+    run = tmp_path / "run"
+    train(monkeypatch, run, file, "agent=bc")
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints/step-000000000060")
+    write(file, rows(n=200, seed=1))
+    capsys.readouterr()
+    assert main(monkeypatch, *TINY, "agent=bc", f"env.path={file}", f"run_dir={run}") == 2
+    assert "not the data that the run in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("agent", ["bc", "iql"])
+def test_a_seed_learns_the_same_beside_others(monkeypatch, tmp_path, file, agent):
+    _, both = train(monkeypatch, tmp_path / "both", file, f"agent={agent}", "seeds=[3,7]", "eval.every=60")
+    _, alone = train(monkeypatch, tmp_path / "alone", file, f"agent={agent}", "seeds=[7]", "eval.every=60")
+    for name, value in alone.items():
+        if value.dim():
+            torch.testing.assert_close(both[name][1], value[0], rtol=1e-4, atol=1e-5)
+
+
+MISTAKES = {
+    ("agent=a2pr", "env=dmc/cartpole-swingup"): "agent=a2pr learns from a dataset, and env=dmc/cartpole-swingup has none",
+    ("agent=beer",): f"agent=beer learns online, and env=d4rl/{NAME} is a dataset; give an agent such as agent=td3_bc",
+    ("agent=td3_bc", "env.path=/no/such.hdf5"): "dataset /no/such.hdf5: no such file",
+    ("agent=td3_bc", "env=d4rl/antmaze-umaze-v2"): "cannot be evaluated",
+    ("agent=td3_bc", "env.pth=x"): "unknown key 'env.pth'; did you mean 'env.path'?",
+    ("agent=td3_bc", "env=d4rl/halfcheetah-medium-v2", "env.path=FILE"): "observations of 11 numbers",
+}
+
+
+@pytest.mark.parametrize("overrides", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_no_folder(monkeypatch, capsys, tmp_path, file, overrides):
+    given = [o.replace("FILE", str(file)) for o in overrides]
+    settings = [s for s in TINY if not any(s.split("=")[0] == o.split("=")[0] for o in given)]
+    assert main(monkeypatch, *settings, *given, f"run_dir={tmp_path}/run") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and MISTAKES[overrides] in lines[0], lines
+    assert not (tmp_path / "run").exists()
+
+
+def test_rlreg_knows_no_environment():
+    for path in (ROOT / "rlreg").rglob("*.py"):
+        assert "import envs" not in path.read_text() and "from envs" not in path.read_text()
