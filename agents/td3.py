@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlreg.buffers import Batch
 from rlreg.errors import require
-from rlreg.networks import Actor, Critic, Params, detached, first_critic, polyak_
+from rlreg.networks import Actor, Critic, Normalize, Params, detached, first_critic, polyak_, unchanged
 from rlreg.objectives import clipped_double_q, ensemble_td_loss, smoothed_action, td_target
 from rlreg.optim import Adam, gradients
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
 
-Loss = Callable[[Params], tuple[Tensor, Metrics]]
+Loss = Callable[[Params], tuple[Tensor, Any]]
+"""Parameters to losses (S,) and whatever else is wanted of their computation, metrics above all."""
 
 
 @dataclass
@@ -71,6 +73,33 @@ class TD3Config:
         )
 
 
+def descend(loss: Loss, params: Params, optimizer: Adam, alive: Tensor) -> Any:
+    """One step of Adam, in place, on `loss(params) -> ((S,), aux)`; returns aux.
+
+    A seed whose loss is not finite is first struck from `alive` (S,), and so keeps its parameters.
+    """
+
+    def with_value(params: Params) -> tuple[Tensor, tuple[Tensor, Any]]:
+        losses, aux = loss(params)
+        return losses, (losses.detach(), aux)
+
+    grads, (value, aux) = gradients(with_value, params)
+    alive.logical_and_(torch.isfinite(value))
+    optimizer.step(params, grads, alive)
+    return aux
+
+
+class Successor(NamedTuple):
+    """What the target networks make of a batch's s'. No gradient."""
+
+    action: Tensor
+    """a' = mu'(s') + clipped noise, (S, B, A)."""
+    feature: Tensor
+    """phi'(s', a'), (S, E, B, H)."""
+    td_target: Tensor
+    """y = r + gamma (1 - d) min_i Q'_i(s', a'), (S, B)."""
+
+
 class TD3:
     """S independent TD3 learners."""
 
@@ -84,12 +113,16 @@ class TD3:
         action_dim: int,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
+        *,
+        critic_hidden: Sequence[int] | None = None,
+        normalize: Normalize = unchanged,
     ) -> None:
+        """`critic_hidden` where the critic's layers are not the actor's; `normalize` for observations in both."""
         self.config, self.regularizer, self.device = config, regularizer, torch.device(device)
         self.obs_dim, self.action_dim, self.seeds = obs_dim, action_dim, tuple(seeds)
         self.rng = Rng(seeds, device)
-        self.actor = Actor(obs_dim, action_dim, config.hidden)
-        self.critic = Critic(obs_dim, action_dim, config.hidden, config.num_critics)
+        self.actor = Actor(obs_dim, action_dim, config.hidden, normalize)
+        self.critic = Critic(obs_dim, action_dim, critic_hidden or config.hidden, config.num_critics, normalize)
 
         self.actor_params = self.actor.init(self.rng)
         self.critic_params = self.critic.init(self.rng)
@@ -113,20 +146,25 @@ class TD3:
 
     # -------------------------------------------------------------- learning
 
-    def critic_features(self, params: Params, batch: Batch, step: Tensor | int = 0) -> CriticFeatures:
-        """phi at (s, a) and at (s', a'), for the TD loss and the regularisers."""
+    @torch.no_grad()
+    def successor(self, batch: Batch, step: Tensor | int = 0) -> Successor:
+        """The target action, its features and the TD target; update `step` draws the noise."""
         c = self.config
-        with torch.no_grad():
-            # a' = mu'(s') + clipped noise
-            next_action = self.actor(self.actor_target, batch.next_obs)
-            if c.target_noise > 0:
-                noise = self.rng.normal("target_noise", step, batch.action.shape[1:])
-                next_action = smoothed_action(next_action, noise, c.target_noise, c.target_noise_clip)
-            next_feature = self.critic.features(self.critic_target, batch.next_obs, next_action)
+        action = self.actor(self.actor_target, batch.next_obs)
+        if c.target_noise > 0:
+            noise = self.rng.normal("target_noise", step, batch.action.shape[1:])
+            action = smoothed_action(action, noise, c.target_noise, c.target_noise_clip)
+        feature = self.critic.features(self.critic_target, batch.next_obs, action)
+        next_value = clipped_double_q(self.critic.value(self.critic_target, feature).float())
+        return Successor(action, feature, td_target(batch.reward, batch.terminated, next_value, c.discount))
+
+    def critic_features(self, params: Params, batch: Batch, successor: Successor | None = None) -> CriticFeatures:
+        """phi at (s, a) and at (s', a'), for the TD loss and the regularisers."""
+        successor = successor or self.successor(batch)
         return CriticFeatures(
             params=params,
             feature=self.critic.features(params, batch.obs, batch.action).float(),
-            next_feature_target=next_feature.float(),
+            next_feature_target=successor.feature.float(),
             next_feature_online=lambda: self.critic.features(
                 params, batch.next_obs, self.actor(detached(self.actor_params), batch.next_obs)
             ).float(),
@@ -134,28 +172,26 @@ class TD3:
             head_weight=self.critic.head_weight(params),
             reward=batch.reward,
             terminated=batch.terminated,
-            discount=c.discount,
+            discount=self.config.discount,
         )
 
-    def critic_loss(self, params: Params, batch: Batch, step: Tensor) -> tuple[Tensor, Metrics]:
+    def critic_loss(self, params: Params, batch: Batch, successor: Successor) -> tuple[Tensor, Metrics]:
         """Mean squared TD error of each critic plus the regulariser: (S,)."""
-        f = self.critic_features(params, batch, step)
-        # y = r + gamma (1 - d) min_i Q'_i(s', a')
-        with torch.no_grad():
-            next_value = clipped_double_q(self.critic.value(self.critic_target, f.next_feature_target).float())
-            target = td_target(batch.reward, batch.terminated, next_value, self.config.discount)
+        f = self.critic_features(params, batch, successor)
         q = self.critic.value(params, f.feature).float()
-        td_loss = ensemble_td_loss(q, target)
+        td_loss = ensemble_td_loss(q, successor.td_target)
         penalty, metrics = self.regularizer.loss(f, self.constants)
         losses = {"train/critic_loss": td_loss, "train/q": q.mean(dim=(1, 2)), "regularizer/loss": penalty}
         return td_loss + penalty, {name: value.detach() for name, value in (losses | metrics).items()}
 
     def actor_loss(self, params: Params, batch: Batch) -> tuple[Tensor, Metrics]:
         """Deterministic policy gradient, -mean Q_1(s, mu(s)): (S,)."""
-        action = self.actor(params, batch.obs)
-        q = self.critic(first_critic(detached(self.critic_params)), batch.obs, action)
-        loss = -q.float().mean(dim=(1, 2))
+        loss = -self.first_q(batch.obs, self.actor(params, batch.obs)).mean(dim=-1)
         return loss, {"train/actor_loss": loss.detach()}
+
+    def first_q(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Q_1(s, a), with gradient to the action but not to the critic: (S, B, O), (S, B, A) -> (S, B)."""
+        return self.critic(first_critic(detached(self.critic_params)), obs, action).float().squeeze(1)
 
     def update(self, batch: Batch, step: Tensor, update_actor: bool) -> Metrics:
         """One update in place; `step` numbers it from 1. A pure tensor program but for the flag.
@@ -163,28 +199,30 @@ class TD3:
         `update_actor` is true every `policy_delay`-th time. Returns metrics (S,), on the device.
         """
         # Critic
-        grads, metrics = self._gradients(lambda p: self.critic_loss(p, batch, step), self.critic_params)
-        self._freeze_non_finite(metrics["train/critic_loss"] + metrics["regularizer/loss"])
-        self.critic_optimizer.step(self.critic_params, grads, self.alive)
+        with self.autocast():
+            successor = self.successor(batch, step)
+        metrics = self.descend(
+            lambda p: self.critic_loss(p, batch, successor), self.critic_params, self.critic_optimizer
+        )
         if not update_actor:
             return metrics
 
         # Actor
-        grads, actor_metrics = self._gradients(lambda p: self.actor_loss(p, batch), self.actor_params)
-        self._freeze_non_finite(actor_metrics["train/actor_loss"])
-        self.actor_optimizer.step(self.actor_params, grads, self.alive)
+        metrics |= self.descend(lambda p: self.actor_loss(p, batch), self.actor_params, self.actor_optimizer)
+        self.move_targets()
+        return metrics
 
-        # Targets
+    def move_targets(self) -> None:
         polyak_(self.critic_target, self.critic_params, self.config.tau)
         polyak_(self.actor_target, self.actor_params, self.config.tau)
-        return metrics | actor_metrics
 
-    def _gradients(self, loss: Loss, params: Params) -> tuple[Params, Metrics]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            return gradients(loss, params)
+    def descend(self, loss: Loss, params: Params, optimizer: Adam) -> Any:
+        """`descend` above, in this agent's precision."""
+        with self.autocast():
+            return descend(loss, params, optimizer, self.alive)
 
-    def _freeze_non_finite(self, loss: Tensor) -> None:
-        self.alive.logical_and_(torch.isfinite(loss))
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     # ------------------------------------------------------------- measuring
 

@@ -90,8 +90,11 @@ def representation(agent: ValueAgent, batch: Batch, epsilon: float) -> dict[str,
     `rank`: the number of singular values of Phi / sqrt(n) above `epsilon` (Definition 1; its epsilon and n
     are not known, both are ours). `srank`: the least k whose largest singular values hold 99 % of their sum
     (Kumar et al. 2021), for comparison. `cosine` and `bound`: means of the two sides of Remark 1 as the
-    released code computes them, whatever the agent's own regulariser.
+    released code computes them, whatever the agent's own regulariser. NaN for an agent without critics.
     """
+    if not hasattr(agent, "critic_features"):
+        nothing = torch.full(batch.reward.shape[:1], torch.nan, device=batch.reward.device)
+        return dict.fromkeys(("rank", "srank", "cosine", "bound"), nothing)
     features = agent.critic_features(agent.critic_params, batch)
     _, metrics = BEER().loss(features, {})
     phi = features.feature[:, 0].float()  # (S, n, H)

@@ -9,7 +9,7 @@ each are one batched matrix product.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,12 @@ from torch import Tensor
 from rlreg.rng import Rng
 
 Params = dict[str, Tensor]
+Normalize = Callable[[Tensor], Tensor]
+"""What a network does to an observation first: `Normalizer`, or nothing."""
+
+
+def unchanged(obs: Tensor) -> Tensor:
+    return obs
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -72,31 +78,39 @@ class MLP:
 class Actor:
     """Deterministic policy mu(s) = tanh(MLP(s)), in [-1, 1]."""
 
-    def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int] = (256, 256)) -> None:
-        self.mlp = MLP((obs_dim, *hidden, action_dim))
+    def __init__(
+        self, obs_dim: int, action_dim: int, hidden: Sequence[int] = (256, 256), normalize: Normalize = unchanged
+    ) -> None:
+        self.mlp, self.normalize = MLP((obs_dim, *hidden, action_dim)), normalize
 
     def init(self, rng: Rng, name: str = "actor") -> Params:
         return self.mlp.init(rng, name)
 
     def __call__(self, params: Mapping[str, Tensor], obs: Tensor) -> Tensor:
         """(S, B, O) -> (S, B, A)."""
-        return torch.tanh(self.mlp(params, obs))
+        return torch.tanh(self.mlp(params, self.normalize(obs)))
 
 
 class Critic:
     """E state-action values Q(s, a) = phi(s, a)^T w + b, with the features phi on request."""
 
     def __init__(
-        self, obs_dim: int, action_dim: int, hidden: Sequence[int] = (256, 256), num_critics: int = 1
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int] = (256, 256),
+        num_critics: int = 1,
+        normalize: Normalize = unchanged,
     ) -> None:
         self.mlp = MLP((obs_dim + action_dim, *hidden, 1), lead=(num_critics,))
+        self.normalize = normalize
 
     def init(self, rng: Rng, name: str = "critic") -> Params:
         return self.mlp.init(rng, name)
 
     def features(self, params: Mapping[str, Tensor], obs: Tensor, action: Tensor) -> Tensor:
         """phi(s, a), the last hidden layer: (S, B, O), (S, B, A) -> (S, E, B, H)."""
-        return self.mlp.features(params, torch.cat([obs, action], dim=-1).unsqueeze(1))
+        return self.mlp.features(params, torch.cat([self.normalize(obs), action], dim=-1).unsqueeze(1))
 
     def value(self, params: Mapping[str, Tensor], features: Tensor) -> Tensor:
         """Q from its features: (S, E, B, H) -> (S, E, B)."""
@@ -109,6 +123,59 @@ class Critic:
     def __call__(self, params: Mapping[str, Tensor], obs: Tensor, action: Tensor) -> Tensor:
         """Q(s, a): (S, B, O), (S, B, A) -> (S, E, B)."""
         return self.value(params, self.features(params, obs, action))
+
+
+class StateValue:
+    """V(s)."""
+
+    def __init__(self, obs_dim: int, hidden: Sequence[int] = (256, 256), normalize: Normalize = unchanged) -> None:
+        self.mlp, self.normalize = MLP((obs_dim, *hidden, 1)), normalize
+
+    def init(self, rng: Rng, name: str = "value") -> Params:
+        return self.mlp.init(rng, name)
+
+    def __call__(self, params: Mapping[str, Tensor], obs: Tensor) -> Tensor:
+        """(S, B, O) -> (S, B)."""
+        return self.mlp(params, self.normalize(obs)).squeeze(-1)
+
+
+class Normalizer:
+    """s -> (s - mean) / (std + 1e-3) by a data set's states (Fujimoto & Gu 2021, section 5); until `fit`, s itself.
+
+    An agent that has one gives it to its networks, as the layer before their first: everything outside of
+    the networks, data and environments alike, holds raw observations.
+    """
+
+    def __init__(self, num_seeds: int, obs_dim: int, device: torch.device | str = "cpu") -> None:
+        self.mean = torch.zeros(num_seeds, 1, obs_dim, device=device)
+        self.scale = torch.ones(num_seeds, 1, obs_dim, device=device)
+
+    def fit(self, obs: Tensor) -> None:
+        """Take mean and (population) standard deviation of the states (n, O), the same for all seeds, in place."""
+        obs = obs.double()
+        self.mean.copy_(obs.mean(dim=0))
+        self.scale.copy_(obs.std(dim=0, correction=0) + 1e-3)
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """(S, B, O) -> (S, B, O)."""
+        return (obs - self.mean) / self.scale
+
+    def fold(self, params: Mapping[str, Tensor]) -> Params:
+        """The parameters that make of raw observations what `params` make of normalised ones.
+
+        For an MLP whose input begins with the observation: with W its rows of the first layer's weight,
+        ((s - mean) / scale) W + b = s (W / scale) + (b - (mean / scale) W).
+        """
+        weight, bias = params["0.weight"].double(), params["0.bias"].double()
+        num_seeds, _, obs_dim = self.mean.shape
+        stacked = (num_seeds, *[1] * (weight.dim() - 3), 1, obs_dim)
+        mean, scale = self.mean.double().view(stacked), self.scale.double().view(stacked)
+        rows = weight[..., :obs_dim, :] / scale.mT
+        folded = {"0.weight": torch.cat([rows, weight[..., obs_dim:, :]], dim=-2), "0.bias": bias - mean @ rows}
+        return {**params, **{name: value.to(params[name].dtype) for name, value in folded.items()}}
+
+    def state(self) -> Params:
+        return {"mean": self.mean, "scale": self.scale}
 
 
 def detached(params: Mapping[str, Tensor]) -> Params:

@@ -1,0 +1,75 @@
+"""A variational autoencoder (Kingma & Welling 2014) stacked over seeds: encode, sample, decode, the ELBO's parts.
+
+The encoder and decoder are any two networks and the likelihood is the caller's: A2PR's behaviour policy
+is this with MLPs and a squared error, a model of levels with other networks and another likelihood.
+Shapes: S seeds, B batch, Z latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from rlreg.networks import Params
+from rlreg.rng import Rng
+
+
+class Network(Protocol):
+    """A stateless function of a dictionary of parameters, such as `rlreg.networks.MLP`."""
+
+    def init(self, rng: Rng, name: str) -> Params: ...
+    def __call__(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor: ...
+
+
+class Posterior(NamedTuple):
+    """q(z | x) = N(mean, diag exp(log_std)^2)."""
+
+    mean: Tensor
+    """(S, B, Z)."""
+    log_std: Tensor
+    """(S, B, Z)."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """z = mean + std noise with standard normal `noise` (S, B, Z), and gradient to mean and std."""
+        return self.mean + self.log_std.exp() * noise
+
+
+class VAE:
+    """Encoder and decoder in one dictionary of parameters, under `encoder.` and `decoder.`."""
+
+    def __init__(
+        self, encoder: Network, decoder: Network, log_std_range: tuple[float, float] = (-4.0, 15.0)
+    ) -> None:
+        """`encoder` gives 2 Z numbers a row, means and then log standard deviations, clamped to `log_std_range`."""
+        self.encoder, self.decoder, self.log_std_range = encoder, decoder, log_std_range
+
+    def init(self, rng: Rng, name: str = "vae") -> Params:
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {f"{p}.{k}": v for p, net in parts.items() for k, v in net.init(rng, f"{name}/{p}").items()}
+
+    def encode(self, params: Mapping[str, Tensor], x: Tensor) -> Posterior:
+        """(S, B, in) -> q(z | x)."""
+        mean, log_std = self.encoder(_part(params, "encoder."), x).float().chunk(2, dim=-1)
+        return Posterior(mean, log_std.clamp(*self.log_std_range))
+
+    def decode(self, params: Mapping[str, Tensor], z: Tensor) -> Tensor:
+        """(S, B, Z), after whatever else the decoder looks at -> (S, B, out)."""
+        return self.decoder(_part(params, "decoder."), z)
+
+
+def kl_to_standard_normal(posterior: Posterior) -> Tensor:
+    """KL(q(z | x) || N(0, I)) of each latent dimension, -(1 + log std^2 - mean^2 - std^2) / 2: (S, B, Z)."""
+    mean, log_std = posterior
+    return -0.5 * (1.0 + 2.0 * log_std - torch.square(mean) - torch.exp(2.0 * log_std))
+
+
+def squared_error(reconstruction: Tensor, x: Tensor) -> Tensor:
+    """The reconstruction term of a Gaussian likelihood of fixed width, each entry's: (S, B, out)."""
+    return torch.square(reconstruction.float() - x)
+
+
+def _part(params: Mapping[str, Tensor], prefix: str) -> Params:
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
