@@ -1,0 +1,252 @@
+"""IQL (Kostrikov, Nair & Levine, "Offline Reinforcement Learning with Implicit Q-Learning", ICLR 2022).
+
+No action outside of the data is ever valued: V is an upper expectile of Q over the data's actions, Q
+bootstraps from V, and the policy is the data's actions weighted by their advantage. Order and constants
+are the authors' code's. Shapes: S seeds, N worlds, E critics, B batch, O and A observation and action sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from agents.td3 import descend
+from agents.td3_bc import sb3_td3
+from rlreg.buffers import Batch
+from rlreg.config import TrainConfig
+from rlreg.errors import require
+from rlreg.networks import Actor, Critic, Normalizer, Params, StateValue, polyak_
+from rlreg.objectives import (
+    advantage_weight,
+    clipped_double_q,
+    cosine_decay,
+    ensemble_td_loss,
+    expectile_loss,
+    gaussian_log_prob,
+    td_target,
+)
+from rlreg.optim import Adam
+from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
+from rlreg.rng import Rng
+
+LOG_STD_RANGE = (-5.0, 2.0)
+WEIGHT_LIMIT = 100.0
+"""No transition counts more than this in the policy's loss."""
+
+
+@dataclass
+class IQLConfig:
+    """IQL's knobs; the defaults are the paper's for locomotion (AntMaze there: expectile 0.9, temperature 10)."""
+
+    _target_: str = "agents.iql.IQL"
+    name: str = "iql"
+    """What run folders and tables call the agent."""
+    hidden: list[int] = field(default_factory=lambda: [256, 256])
+    """Widths of the hidden layers of policy, critics and value."""
+    num_critics: int = 2
+    """E; V looks at the least of them."""
+    expectile: float = 0.7
+    """tau: 0.5 values the data's policy; towards 1, the best of its actions."""
+    temperature: float = 3.0
+    """beta: 0 clones the data; larger follows the advantage more."""
+    learning_rate: float = 3e-4
+    """Of all networks; the policy's falls to 0 along a cosine."""
+    schedule_steps: int = 1_000_000
+    """Updates over which it falls."""
+    discount: float = 0.99
+    tau: float = 0.005
+    """Step of the target critics towards the online ones."""
+    batch_size: int = 256
+    normalize_obs: bool = False
+    """Whether training fits `normalizer` to the data's states; the authors do not."""
+    policy_delay: ClassVar[int] = 1
+    """Every update is one of the policy too."""
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.hidden) and min(self.hidden) >= 1,
+            "agent.hidden",
+            list(self.hidden),
+            "widths >= 1, such as [256,256]",
+        )
+        for name in ("num_critics", "batch_size", "schedule_steps"):
+            require(getattr(self, name) >= 1, f"agent.{name}", getattr(self, name), "a whole number >= 1")
+        for name in ("expectile", "discount"):
+            require(0 < getattr(self, name) < 1, f"agent.{name}", getattr(self, name), "a number in (0, 1)")
+        require(self.temperature >= 0, "agent.temperature", self.temperature, "a number >= 0")
+        require(self.learning_rate > 0, "agent.learning_rate", self.learning_rate, "a number > 0")
+        require(0 < self.tau <= 1, "agent.tau", self.tau, "a number in (0, 1]")
+
+
+class IQL:
+    """S independent IQL learners. All observations that come in are raw."""
+
+    Config = IQLConfig
+
+    def __init__(
+        self,
+        config: IQLConfig,
+        regularizer: Regularizer,
+        obs_dim: int,
+        action_dim: int,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.regularizer, self.device = config, regularizer, torch.device(device)
+        self.obs_dim, self.action_dim, self.seeds = obs_dim, action_dim, tuple(seeds)
+        rng = Rng(seeds, device)
+        self.normalizer = Normalizer(len(seeds), obs_dim, device)
+        self.actor = Actor(obs_dim, action_dim, config.hidden, self.normalizer)
+        self.critic = Critic(obs_dim, action_dim, config.hidden, config.num_critics, self.normalizer)
+        self.value = StateValue(obs_dim, config.hidden, self.normalizer)
+
+        # pi(a | s) = N(tanh(MLP(s)), diag std^2), std the same in all states and 1 at first
+        self.actor_params = self.actor.init(rng)
+        self.actor_params["log_std"] = torch.zeros(len(seeds), 1, action_dim, device=device)
+        self.critic_params = self.critic.init(rng)
+        self.critic_target = {name: p.clone() for name, p in self.critic_params.items()}
+        extra, self.constants = regularizer.init(self.critic_params, rng)
+        self.critic_params |= extra
+        self.value_params = self.value.init(rng)
+        self.actor_learning_rate = torch.tensor(config.learning_rate, device=device)
+        self.actor_optimizer = Adam(self.actor_params, self.actor_learning_rate)
+        self.critic_optimizer = Adam(self.critic_params, config.learning_rate)
+        self.value_optimizer = Adam(self.value_params, config.learning_rate)
+        self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
+        """(S,) seeds that still learn; one whose loss turns non-finite is frozen from then on."""
+
+    # ---------------------------------------------------------------- acting
+
+    def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The policy's mean, or a draw from it by standard normal `noise` (S, N, A). (S, N, O) -> (S, N, A)."""
+        mean = self.actor(self.actor_params, obs)
+        if noise is None:
+            return mean
+        return (mean + self.actor_params["log_std"].clamp(*LOG_STD_RANGE).exp() * noise).clamp(-1.0, 1.0)
+
+    # -------------------------------------------------------------- learning
+
+    def value_loss(self, params: Params, batch: Batch, q: Tensor) -> tuple[Tensor, Metrics]:
+        """V(s) towards the expectile tau of q = min_i Q'_i(s, a) over the data's actions, eq. 5: (S,)."""
+        value = self.value(params, batch.obs)
+        loss = expectile_loss(q - value, self.config.expectile)
+        return loss, {"train/value_loss": loss.detach(), "train/value": value.detach().mean(dim=-1)}
+
+    def actor_loss(self, params: Params, batch: Batch, advantage: Tensor) -> tuple[Tensor, Metrics]:
+        """-mean min(exp(beta A), 100) log pi(a | s), eq. 7: (S,)."""
+        weight = advantage_weight(advantage, self.config.temperature, WEIGHT_LIMIT)
+        mean, log_std = self.actor(params, batch.obs), params["log_std"].clamp(*LOG_STD_RANGE)
+        loss = -(weight * gaussian_log_prob(mean, log_std, batch.action)).mean(dim=-1)
+        return loss, {
+            "train/actor_loss": loss.detach(),
+            "behaviour/advantage": advantage.mean(dim=-1),
+            "behaviour/weight": weight.mean(dim=-1),
+            "behaviour/std": log_std.detach().exp().mean(dim=(1, 2)),
+        }
+
+    def critic_loss(self, params: Params, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Squared error of each Q_i(s, a) to r + gamma (1 - d) V(s'), eq. 6, plus the regulariser: (S,)."""
+        f = self.critic_features(params, batch)
+        with torch.no_grad():
+            next_value = self.value(self.value_params, batch.next_obs)
+            target = td_target(batch.reward, batch.terminated, next_value, self.config.discount)
+        q = self.critic.value(params, f.feature)
+        td_loss = ensemble_td_loss(q, target)
+        penalty, metrics = self.regularizer.loss(f, self.constants)
+        losses = {"train/critic_loss": td_loss, "train/q": q.mean(dim=(1, 2)), "regularizer/loss": penalty}
+        return td_loss + penalty, {name: value.detach() for name, value in (losses | metrics).items()}
+
+    def critic_features(self, params: Params, batch: Batch) -> CriticFeatures:
+        """phi at (s, a), and at (s', a') with a' the policy's mean, which IQL itself has no use for."""
+        with torch.no_grad():
+            next_action = self.actor(self.actor_params, batch.next_obs)
+            next_feature = self.critic.features(self.critic_target, batch.next_obs, next_action)
+        return CriticFeatures(
+            params=params,
+            feature=self.critic.features(params, batch.obs, batch.action),
+            next_feature_target=next_feature,
+            next_feature_online=lambda: self.critic.features(params, batch.next_obs, next_action),
+            features_by=lambda other: self.critic.features(other, batch.obs, batch.action),
+            head_weight=self.critic.head_weight(params),
+            reward=batch.reward,
+            terminated=batch.terminated,
+            discount=self.config.discount,
+        )
+
+    def update(self, batch: Batch, step: Tensor, update_actor: bool = True) -> Metrics:
+        """One update in place, of the policy too whatever the flag; `step` numbers it from 1.
+
+        A pure tensor program. Returns metrics (S,), on the device.
+        """
+        # Value
+        with torch.no_grad():
+            q = self._target_q(batch.obs, batch.action)
+        metrics = descend(
+            lambda p: self.value_loss(p, batch, q), self.value_params, self.value_optimizer, self.alive
+        )
+
+        # Policy, by the new value
+        with torch.no_grad():
+            advantage = q - self.value(self.value_params, batch.obs)
+        self.actor_learning_rate.copy_(self.config.learning_rate * cosine_decay(step - 1, self.config.schedule_steps))
+        metrics |= descend(
+            lambda p: self.actor_loss(p, batch, advantage), self.actor_params, self.actor_optimizer, self.alive
+        )
+
+        # Critic, by the new value
+        metrics |= descend(
+            lambda p: self.critic_loss(p, batch), self.critic_params, self.critic_optimizer, self.alive
+        )
+        polyak_(self.critic_target, self.critic_params, self.config.tau)
+        return metrics
+
+    def _target_q(self, obs: Tensor, action: Tensor) -> Tensor:
+        return clipped_double_q(self.critic(self.critic_target, obs, action))
+
+    # ------------------------------------------------------------- measuring
+
+    def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """min_i Q_i(s, a): (S, B, O), (S, B, A) -> (S, B)."""
+        return clipped_double_q(self.critic(self.critic_params, obs, action))
+
+    @torch.no_grad()
+    def advantage(self, batch: Batch) -> Tensor:
+        """A(s, a) = min_i Q'_i(s, a) - V(s), as the policy's weights have it: (S, B)."""
+        return self._target_q(batch.obs, batch.action) - self.value(self.value_params, batch.obs)
+
+    # ----------------------------------------------------------------- state
+
+    def state(self) -> dict[str, Params | dict[str, Params]]:
+        """Every tensor that learning changes or keeps, live and nested by name; S first in all but step counts."""
+        return {
+            "actor": self.actor_params,
+            "critic": self.critic_params,
+            "critic_target": self.critic_target,
+            "value": self.value_params,
+            "actor_optimizer": self.actor_optimizer.state(),
+            "critic_optimizer": self.critic_optimizer.state(),
+            "value_optimizer": self.value_optimizer.state(),
+            "constants": self.constants,
+            "normalizer": self.normalizer.state(),
+            "alive": {"alive": self.alive},
+        }
+
+    def to_sb3(self, i: int, env: Any, train: TrainConfig) -> Any:
+        """Seed number i, acting by its mean, as a Stable-Baselines3 TD3 on raw observations; see `sb3_td3`."""
+        fold, c = self.normalizer.fold, self.config
+        networks = {"actor": self.actor_params, "actor_target": self.actor_params, "critic": self.critic_params}
+        return sb3_td3(
+            {name: fold(params) for name, params in (networks | {"critic_target": self.critic_target}).items()},
+            i,
+            env,
+            train,
+            learning_rate=c.learning_rate,
+            batch_size=c.batch_size,
+            tau=c.tau,
+            gamma=c.discount,
+            device=self.device,
+        )
