@@ -81,8 +81,11 @@ class Replay:
 class Frozen:
     """N transitions that never change, in one copy for all S seeds: rows as in `Replay`, without its seeds axis."""
 
-    def __init__(self, seeds: Sequence[int], data: Batch, device: torch.device | str = "cpu") -> None:
-        """`data` are numpy arrays without a seeds axis, float32: obs (N, O), ..., terminated (N,)."""
+    def __init__(
+        self, seeds: Sequence[int], data: Batch, device: torch.device | str = "cpu", source: str = "data"
+    ) -> None:
+        """`data` are numpy arrays without a seeds axis: obs (N, O), ..., terminated (N,). `source` is for errors."""
+        self.source = source
         self.inserted = len(data.obs)
         self.widths = _widths(data.obs.shape[1], data.action.shape[1])
         rows = np.empty((self.inserted, sum(self.widths)), np.float32)

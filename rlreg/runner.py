@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from rlreg.buffers import Batch, Frozen
 from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError
@@ -38,7 +39,7 @@ def train(cfg: DictConfig) -> None:
     agent = build_agent(cfg, seeds, settings.device)  # before the folder: a refused setting leaves none behind
     loop = _loop(cfg, agent)
     folder = RunFolder.of(cfg)
-    data = _data(cfg) if issubclass(loop, OfflineTraining) and not folder.complete else {}
+    data = _data(cfg, agent) if issubclass(loop, OfflineTraining) and not folder.complete else {}
     with folder.locked():
         folder.open(cfg)
         print(f"run folder: {folder.path}", flush=True)
@@ -82,10 +83,17 @@ def _loop(cfg: DictConfig, agent: Any) -> type:
     return loop
 
 
-def _data(cfg: DictConfig) -> dict[str, Any]:
-    """What `OfflineTraining` takes beside what every loop does. Raises `UserError` for data that are not good."""
+def _data(cfg: DictConfig, agent: Any) -> dict[str, Any]:
+    """What `OfflineTraining` takes beside what every loop does. Raises `UserError` for data of no use to the agent."""
     found = _hook(cfg, "dataset")(**_task(cfg))
-    return {"transitions": found.transitions, "source": found.source, "score": task_score(cfg)}
+    data = Frozen(agent.seeds, Batch(*found.transitions), agent.device, found.source)
+    sizes = agent.obs_dim, agent.action_dim
+    for kind, size, right in zip(("observations", "actions"), data.widths[:2], sizes, strict=True):
+        if size != right:
+            raise UserError(
+                f"dataset {data.source}: {kind} of {size} numbers, but those of env={cfg.env.name} have {right}"
+            )
+    return {"data": data, "score": task_score(cfg)}
 
 
 def _drop_replay(folder: RunFolder, settings: Config) -> None:

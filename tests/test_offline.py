@@ -15,6 +15,7 @@ from test_d4rl import NAME, rows, write
 from test_runner import kill_after, main
 
 import envs.d4rl
+from envs.d4rl.load import load_dataset
 from rlreg.buffers import Batch, Frozen
 from rlreg.checkpoint import Checkpoints
 
@@ -145,7 +146,7 @@ def test_a_seed_learns_the_same_beside_others(monkeypatch, tmp_path, file, agent
 
 
 MISTAKES = {
-    ("agent=a2pr", "env=dmc/cartpole-swingup"): "agent=a2pr learns from a dataset, and env=dmc/cartpole-swingup has none",
+    ("agent=a2pr", "env=dmc/cartpole-swingup"): "a2pr learns from a dataset, and env=dmc/cartpole-swingup has none",
     ("agent=beer",): f"agent=beer learns online, and env=d4rl/{NAME} is a dataset; give an agent such as agent=td3_bc",
     ("agent=td3_bc", "env.path=/no/such.hdf5"): "dataset /no/such.hdf5: no such file",
     ("agent=td3_bc", "env=d4rl/antmaze-umaze-v2"): "cannot be evaluated",
@@ -161,6 +162,15 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(monkeypatch, capsys, tmp_pat
     assert main(monkeypatch, *settings, *given, f"run_dir={tmp_path}/run") == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and MISTAKES[overrides] in lines[0], lines
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_other_sizes_than_the_environment_are_refused(monkeypatch, capsys, tmp_path, file):
+    monkeypatch.setattr(envs.d4rl, "dataset", lambda id, path, **_: load_dataset(None, path))  # does not look at `id`
+    settings = [*TINY[1:], "env=d4rl/halfcheetah-medium-v2", f"env.path={file}", f"run_dir={tmp_path}/run"]
+    assert main(monkeypatch, *settings, "agent=bc") == 2
+    expected = f"error: dataset {file}: observations of 11 numbers, but those of env=d4rl/halfcheetah-medium-v2 have 17"
+    assert capsys.readouterr().err.strip() == expected
     assert not (tmp_path / "run").exists()
 
 

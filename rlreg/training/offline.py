@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rlreg.buffers import Batch, Frozen
+from rlreg.buffers import Frozen
 from rlreg.config import EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.runs import RunFolder
@@ -32,24 +30,12 @@ class OfflineTraining(Training):
         evaluation: EvalConfig,
         folder: RunFolder,
         compile: str,
-        transitions: tuple[NDArray[np.float32], ...],
-        source: str,
+        data: Frozen,
         score: Score | None = None,
     ) -> None:
-        """`transitions` (N, ...) are named as in `Batch`; `source` says where they come from.
-
-        Raises `UserError` for observations or actions of another size than the environment's.
-        """
-        data = Batch(*transitions)
-        for kind, found, wanted in (
-            ("observations", data.obs.shape[1], agent.obs_dim),
-            ("actions", data.action.shape[1], agent.action_dim),
-        ):
-            if found != wanted:
-                raise UserError(f"dataset {source}: {kind} of {found} numbers, but the environment's have {wanted}")
-        self.data = Frozen(agent.seeds, data, agent.device)
-        self.source, self.score = source, score
-        super().__init__(agent, make_env, train, evaluation, folder, compile, self.data, train.total_steps)
+        """`score` adds a column to eval.csv: the mean return, normalised."""
+        self.data, self.score = data, score
+        super().__init__(agent, make_env, train, evaluation, folder, compile, data, train.total_steps)
         if score is not None:
             self.eval_tags = EVAL_TAGS | {"score": "eval/score"}
 
@@ -78,6 +64,6 @@ class OfflineTraining(Training):
     def _restore_info(self, info: dict[str, Any]) -> None:
         if info["dataset"] != self.data.checksum:
             raise UserError(
-                f"dataset {self.source}: not the data that the run in {self.folder.path} began with; "
+                f"dataset {self.data.source}: not the data that the run in {self.folder.path} began with; "
                 "bring those back, or give another run_dir"
             )
