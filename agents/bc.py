@@ -23,6 +23,7 @@ from rlreg.objectives import cloning_loss
 from rlreg.optim import Adam
 from rlreg.regularizers import Metrics, Regularizer
 from rlreg.rng import Rng
+from rlreg.training.offline import OfflineTraining
 
 
 @dataclass
@@ -58,6 +59,7 @@ class BC:
     """S independent policies. All observations that come in are raw."""
 
     Config = BCConfig
+    Training = OfflineTraining
 
     def __init__(
         self,

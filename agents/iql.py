@@ -32,6 +32,7 @@ from rlreg.objectives import (
 from rlreg.optim import Adam
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
+from rlreg.training.offline import OfflineTraining
 
 LOG_STD_RANGE = (-5.0, 2.0)
 WEIGHT_LIMIT = 100.0
@@ -86,6 +87,7 @@ class IQL:
     """S independent IQL learners. All observations that come in are raw."""
 
     Config = IQLConfig
+    Training = OfflineTraining
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from rlreg.errors import require
 from rlreg.networks import Normalizer, Params
 from rlreg.objectives import cloning_loss, scaled_policy_gradient
 from rlreg.regularizers import Metrics, Regularizer
+from rlreg.training.offline import OfflineTraining
 
 
 @dataclass
@@ -42,6 +43,7 @@ class TD3BC(TD3):
     """S independent TD3+BC learners. All observations that come in are raw."""
 
     Config = TD3BCConfig
+    Training = OfflineTraining
 
     def __init__(
         self,

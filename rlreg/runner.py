@@ -64,11 +64,11 @@ def train(cfg: DictConfig) -> None:
 
 
 def _loop(cfg: DictConfig, agent: Any) -> type:
-    """The loop that an agent names; one with a normaliser to fit learns from a dataset, any other one online.
+    """The loop that an agent names as its `Training`; the online one where it names none.
 
     Raises `UserError` for an environment that has no data to learn from, or nothing but data.
     """
-    loop = getattr(agent, "Training", OfflineTraining if hasattr(agent, "normalizer") else OnlineTraining)
+    loop = getattr(agent, "Training", OnlineTraining)
     has_data = _hook(cfg, "dataset") is not None
     if issubclass(loop, OfflineTraining) and not has_data:
         raise UserError(
