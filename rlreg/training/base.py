@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
@@ -49,10 +50,11 @@ class Memory(Protocol):
     def sample(self, stream: str, step: int | Tensor, batch_size: int) -> Batch: ...
 
 
-class Training:
+class Training(ABC):
     """One run of S seeds. Everything that it needs to continue is in `save` and `restore`.
 
-    A loop gives `_begin` and `_iterate`, and whatever more it holds to `_tensors`, `_info` and `restore`.
+    A loop gives `_begin`, `_iterate` and `_measure`, and whatever more it holds to `_tensors`, `_info` and
+    `_restore_info`.
     """
 
     unit: ClassVar[str] = "step"
@@ -60,27 +62,11 @@ class Training:
     stride: int = 1
     """Steps of an iteration."""
 
-    def __init__(
-        self,
-        agent: Any,
-        make_env: Callable[[int, int], Any],
-        train: TrainConfig,
-        evaluation: EvalConfig,
-        folder: RunFolder,
-        compile: str,
-        memory: Memory,
-        num_updates: int,
-    ) -> None:
-        """`make_env(num_worlds, 1)` gives the worlds to evaluate in; a run makes `num_updates` updates in all."""
-        self.agent, self.cfg, self.eval_cfg, self.folder, self.memory = agent, train, evaluation, folder, memory
-        self.eval_env = make_env(evaluation.episodes, 1)
-        self.eval_env.reset()
-        self.eval_start = self.eval_env.state_dict()
+    def __init__(self, agent: Any, train: TrainConfig, evaluation: EvalConfig, folder: RunFolder) -> None:
+        self.agent, self.cfg, self.eval_cfg, self.folder = agent, train, evaluation, folder
         self.eval_tags: Mapping[str, str] = EVAL_TAGS
         self.checkpoints = Checkpoints(folder.checkpoints, train.keep_checkpoints)
         torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
-        self.update = prepare(self._update, compile, agent.device, num_updates)
-        self.update_number = torch.zeros((), dtype=torch.int64, device=agent.device)
 
         self.step = 0
         self.updates = 0
@@ -116,23 +102,13 @@ class Training:
         self._close()
         return results
 
+    @abstractmethod
     def _begin(self) -> None:
         """What comes before the first step of a run that is not resumed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _iterate(self) -> None:
         """Go on by `stride` steps."""
-        raise NotImplementedError
-
-    def _learn(self) -> None:
-        """The next update."""
-        self.updates += 1
-        self.update_number.fill_(self.updates)
-        self.metrics |= self.update(self.update_number, self.updates % self.agent.config.policy_delay == 0)
-
-    def _update(self, number: Tensor, update_actor: bool) -> dict[str, Tensor]:
-        batch = self.memory.sample("replay", number, self.agent.config.batch_size)
-        return self.agent.update(batch, number, update_actor)
 
     @contextmanager
     def _naming_the_step(self) -> Iterator[None]:
@@ -158,17 +134,9 @@ class Training:
             fps = (self.step - self.first_step) / max(time.perf_counter() - self.started, 1e-9)
             print(f"step {self.step}: {found}, {fps:.0f} {self.unit}s/s", flush=True)
 
+    @abstractmethod
     def _measure(self) -> dict[str, Tensor]:
         """The columns of eval.csv: (S,) each."""
-        cfg, agent = self.eval_cfg, self.agent
-        with self._naming_the_step():
-            values = evaluate(agent, self.eval_env, self.eval_start, agent.config.discount)
-        if self.memory.inserted:
-            batch = self.memory.sample("measure", self.step, cfg.samples)
-            return values | representation(agent, batch, cfg.rank_epsilon)
-        # nothing to measure on before the first step
-        nothing = torch.full_like(values["return"], torch.nan)
-        return values | dict.fromkeys(("rank", "srank", "cosine", "bound"), nothing)
 
     def _log(self) -> None:
         self.logger.scalars(self.step, self.metrics)
@@ -210,7 +178,6 @@ class Training:
 
     def _close(self) -> None:
         self.logger.close()
-        self.eval_env.close()
 
     def _progress(self) -> tqdm:
         return tqdm(
@@ -251,6 +218,55 @@ class Training:
 
     def _restore_info(self, info: dict[str, Any]) -> None:
         """Take up what a loop's own `_info` has put by."""
+
+
+class BatchTraining(Training):
+    """A run that learns from batches of stored transitions, one update at a time, and is evaluated in worlds."""
+
+    def __init__(
+        self,
+        agent: Any,
+        make_env: Callable[[int, int], Any],
+        train: TrainConfig,
+        evaluation: EvalConfig,
+        folder: RunFolder,
+        compile: str,
+        memory: Memory,
+        num_updates: int,
+    ) -> None:
+        """`make_env(num_worlds, 1)` gives the worlds to evaluate in; a run makes `num_updates` updates in all."""
+        super().__init__(agent, train, evaluation, folder)
+        self.memory = memory
+        self.eval_env = make_env(evaluation.episodes, 1)
+        self.eval_env.reset()
+        self.eval_start = self.eval_env.state_dict()
+        self.update = prepare(self._update, compile, agent.device, num_updates)
+        self.update_number = torch.zeros((), dtype=torch.int64, device=agent.device)
+
+    def _learn(self) -> None:
+        """The next update."""
+        self.updates += 1
+        self.update_number.fill_(self.updates)
+        self.metrics |= self.update(self.update_number, self.updates % self.agent.config.policy_delay == 0)
+
+    def _update(self, number: Tensor, update_actor: bool) -> dict[str, Tensor]:
+        batch = self.memory.sample("replay", number, self.agent.config.batch_size)
+        return self.agent.update(batch, number, update_actor)
+
+    def _measure(self) -> dict[str, Tensor]:
+        cfg, agent = self.eval_cfg, self.agent
+        with self._naming_the_step():
+            values = evaluate(agent, self.eval_env, self.eval_start, agent.config.discount)
+        if self.memory.inserted:
+            batch = self.memory.sample("measure", self.step, cfg.samples)
+            return values | representation(agent, batch, cfg.rank_epsilon)
+        # nothing to measure on before the first step
+        nothing = torch.full_like(values["return"], torch.nan)
+        return values | dict.fromkeys(("rank", "srank", "cosine", "bound"), nothing)
+
+    def _close(self) -> None:
+        super()._close()
+        self.eval_env.close()
 
 
 @contextmanager

@@ -11,13 +11,13 @@ from rlreg.buffers import Frozen
 from rlreg.config import EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.runs import RunFolder
-from rlreg.training.base import EVAL_TAGS, Training
+from rlreg.training.base import EVAL_TAGS, BatchTraining
 
 Score = Callable[[Tensor], Tensor]
 """Turns returns into a task's normalised scores, in any shape."""
 
 
-class OfflineTraining(Training):
+class OfflineTraining(BatchTraining):
     """One run of S seeds that learn from the same data. Steps are updates."""
 
     unit = "update"

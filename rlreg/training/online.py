@@ -14,10 +14,10 @@ from rlreg.config import EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.rng import Block, Rng
 from rlreg.runs import RunFolder
-from rlreg.training.base import Training
+from rlreg.training.base import BatchTraining
 
 
-class OnlineTraining(Training):
+class OnlineTraining(BatchTraining):
     """One run of S seeds that gather their own data. Steps are environment steps, a seed."""
 
     def __init__(
