@@ -21,10 +21,10 @@ from rlreg.networks import MLP, Actor, Params, StateValue
 from rlreg.objectives import clipped_double_q, scaled_policy_gradient, td_target
 from rlreg.optim import Adam
 from rlreg.regularizers import Metrics, Regularizer
-from rlreg.vae import VAE, kl_to_standard_normal, squared_error
+from rlreg.vae import VAE, Clamp, kl_to_standard_normal, squared_error
 
 KL_WEIGHT = 0.5
-LOG_STD_RANGE = (-4.0, 15.0)
+LOG_STD = Clamp(-4.0, 15.0)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class A2PR(TD3BC):
         self.vae = VAE(
             encoder=MLP((obs_dim + action_dim, *config.vae_hidden, 2 * self.latent_dim)),
             decoder=Actor(obs_dim + self.latent_dim, action_dim, config.vae_hidden),
-            log_std_range=LOG_STD_RANGE,
+            log_std=LOG_STD,
         )
         self.value_params = self.value.init(self.rng)
         self.vae_params = self.vae.init(self.rng)

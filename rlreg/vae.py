@@ -7,10 +7,12 @@ Shapes: S seeds, B batch, Z latent size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rlreg.networks import Params
@@ -18,10 +20,14 @@ from rlreg.rng import Rng
 
 
 class Network(Protocol):
-    """A stateless function of a dictionary of parameters, such as `rlreg.networks.MLP`."""
+    """A function of a dictionary of parameters, such as `rlreg.networks.MLP`.
+
+    `x` is whatever the network reads, a tensor or more; `mode` what it has to know beside, such as
+    `training=True` for batch normalisation.
+    """
 
     def init(self, rng: Rng, name: str) -> Params: ...
-    def __call__(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor: ...
+    def __call__(self, params: Mapping[str, Tensor], x: Any, **mode: Any) -> Tensor: ...
 
 
 class Posterior(NamedTuple):
@@ -37,27 +43,41 @@ class Posterior(NamedTuple):
         return self.mean + self.log_std.exp() * noise
 
 
+@dataclass(frozen=True)
+class Clamp:
+    """The encoder's second half is log std, held to [low, high]."""
+
+    low: float
+    high: float
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        return raw.clamp(self.low, self.high)
+
+
+def log_softplus(raw: Tensor) -> Tensor:
+    """The encoder's second half is softplus^-1(std): log std = log softplus(raw)."""
+    return F.softplus(raw).log()
+
+
 class VAE:
     """Encoder and decoder in one dictionary of parameters, under `encoder.` and `decoder.`."""
 
-    def __init__(
-        self, encoder: Network, decoder: Network, log_std_range: tuple[float, float] = (-4.0, 15.0)
-    ) -> None:
-        """`encoder` gives 2 Z numbers a row, means and then log standard deviations, clamped to `log_std_range`."""
-        self.encoder, self.decoder, self.log_std_range = encoder, decoder, log_std_range
+    def __init__(self, encoder: Network, decoder: Network, log_std: Callable[[Tensor], Tensor]) -> None:
+        """`encoder` gives 2 Z numbers a row: means, and then what `log_std` makes log standard deviations of."""
+        self.encoder, self.decoder, self.log_std = encoder, decoder, log_std
 
     def init(self, rng: Rng, name: str = "vae") -> Params:
         parts = {"encoder": self.encoder, "decoder": self.decoder}
         return {f"{p}.{k}": v for p, net in parts.items() for k, v in net.init(rng, f"{name}/{p}").items()}
 
-    def encode(self, params: Mapping[str, Tensor], x: Tensor) -> Posterior:
+    def encode(self, params: Mapping[str, Tensor], x: Any, **mode: Any) -> Posterior:
         """(S, B, in) -> q(z | x)."""
-        mean, log_std = self.encoder(_part(params, "encoder."), x).float().chunk(2, dim=-1)
-        return Posterior(mean, log_std.clamp(*self.log_std_range))
+        mean, raw = self.encoder(_part(params, "encoder."), x, **mode).float().chunk(2, dim=-1)
+        return Posterior(mean, self.log_std(raw))
 
-    def decode(self, params: Mapping[str, Tensor], z: Tensor) -> Tensor:
+    def decode(self, params: Mapping[str, Tensor], z: Tensor, **mode: Any) -> Tensor:
         """(S, B, Z), after whatever else the decoder looks at -> (S, B, out)."""
-        return self.decoder(_part(params, "decoder."), z)
+        return self.decoder(_part(params, "decoder."), z, **mode)
 
 
 def kl_to_standard_normal(posterior: Posterior) -> Tensor:

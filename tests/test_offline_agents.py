@@ -39,6 +39,7 @@ from rlreg.objectives import (
 from rlreg.optim import gradients
 from rlreg.regularizers import BEER, DR3, InFeR, Regularizer
 from rlreg.rng import Rng
+from rlreg.vae import Clamp
 
 OBS, ACT, BATCH = 5, 2, 16
 CONFIGS = {
@@ -196,7 +197,7 @@ def test_a2pr_networks_and_step_sizes():
     assert agent.critic.mlp.sizes == (23, 256, 256, 256, 256, 1) and agent.critic.mlp.lead == (2,)
     assert agent.value.mlp.sizes == (17, 256, 256, 256, 256, 1)
     assert agent.vae.encoder.sizes == (23, 750, 750, 24) and agent.vae.decoder.mlp.sizes == (29, 750, 750, 6)
-    assert agent.vae.log_std_range == (-4.0, 15.0)
+    assert agent.vae.log_std == Clamp(-4.0, 15.0)
     assert agent.vae_optimizer.learning_rate == 1e-3
     for optimizer in (agent.actor_optimizer, agent.critic_optimizer, agent.value_optimizer):
         assert optimizer.learning_rate == 3e-4

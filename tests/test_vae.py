@@ -7,13 +7,14 @@ import torch.nn.functional as F
 
 from rlreg.networks import MLP, Actor
 from rlreg.rng import Rng
-from rlreg.vae import VAE, Posterior, kl_to_standard_normal, squared_error
+from rlreg.vae import VAE, Clamp, Posterior, kl_to_standard_normal, log_softplus, squared_error
 
 X, Z, OUT, BATCH = 5, 3, 2, 7
+CLAMP = Clamp(-4.0, 15.0)
 
 
-def model(**settings) -> VAE:
-    return VAE(MLP((X, 8, 2 * Z)), Actor(Z, OUT, (8,)), **settings)
+def model(log_std=CLAMP) -> VAE:
+    return VAE(MLP((X, 8, 2 * Z)), Actor(Z, OUT, (8,)), log_std)
 
 
 def test_kl_is_torchs():
@@ -43,11 +44,18 @@ def test_encode_sample_decode_written_out():
 
 
 def test_the_log_standard_deviation_is_clamped():
-    vae = model(log_std_range=(-4.0, 15.0))
+    vae = model()
     params = vae.init(Rng([0]))
     params["encoder.1.bias"] = torch.tensor([0.0, 0.0, 0.0, -100.0, 0.0, 100.0]).view(1, 1, 6)
     log_std = vae.encode(params, torch.zeros(1, 1, X)).log_std
     assert log_std[..., 0].item() == -4.0 and log_std[..., 2].item() == 15.0 and -4 < log_std[..., 1].item() < 15
+
+
+def test_the_standard_deviation_may_be_a_softplus():
+    vae = model(log_softplus)
+    params, x = vae.init(Rng([0])), torch.randn(1, BATCH, X)
+    raw = vae.encoder({name.removeprefix("encoder."): p for name, p in params.items()}, x)[..., Z:]
+    torch.testing.assert_close(vae.encode(params, x).log_std.exp(), F.softplus(raw))
 
 
 def test_the_sample_passes_gradient_to_mean_and_deviation():
