@@ -43,27 +43,34 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out.reshape(*lead, batch, fan_out)
 
 
+def uniform_init(rng: Rng, stream: str, fan_in: int, shape: Sequence[int]) -> Tensor:
+    """PyTorch's default for linear layers, weights and biases alike: uniform on +-1/sqrt(fan_in), (S, *shape)."""
+    return (2.0 * rng.uniform(stream, 0, shape) - 1.0) / math.sqrt(fan_in)
+
+
 class MLP:
     """Linear layers with ReLU between. `features` are the last hidden layer's, after its ReLU."""
 
-    def __init__(self, sizes: Sequence[int], lead: Sequence[int] = ()) -> None:
+    def __init__(
+        self, sizes: Sequence[int], lead: Sequence[int] = (), activation: Callable[[Tensor], Tensor] = F.relu
+    ) -> None:
         """`sizes`: in, hidden..., out. `lead`: axes between the seeds and the matrices, such as (E,)."""
-        self.sizes, self.lead = tuple(sizes), tuple(lead)
+        self.sizes, self.lead, self.activation = tuple(sizes), tuple(lead), activation
         self.depth = len(self.sizes) - 1
 
     def init(self, rng: Rng, name: str) -> Params:
-        """PyTorch's default initialisation: weights and biases uniform on +-1/sqrt(fan_in)."""
+        """PyTorch's default initialisation."""
         params = {}
         for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
             for part, shape in (("weight", (fan_in, fan_out)), ("bias", (1, fan_out))):
-                unit = rng.uniform(f"init/{name}/{layer}.{part}", 0, (*self.lead, *shape))
-                params[f"{layer}.{part}"] = (2.0 * unit - 1.0) / math.sqrt(fan_in)
+                stream = f"init/{name}/{layer}.{part}"
+                params[f"{layer}.{part}"] = uniform_init(rng, stream, fan_in, (*self.lead, *shape))
         return params
 
     def features(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """(S, [E,] B, in) -> (S, [E,] B, H)."""
         for layer in range(self.depth - 1):
-            x = F.relu(linear(x, params[f"{layer}.weight"], params[f"{layer}.bias"]))
+            x = self.activation(linear(x, params[f"{layer}.weight"], params[f"{layer}.bias"]))
         return x
 
     def head(self, params: Mapping[str, Tensor], features: Tensor) -> Tensor:
@@ -176,6 +183,16 @@ class Normalizer:
 
     def state(self) -> Params:
         return {"mean": self.mean, "scale": self.scale}
+
+
+def part(params: Mapping[str, Tensor], name: str) -> Params:
+    """The parameters of one part: {'lstm.bias': x} -> {'bias': x} for 'lstm'."""
+    return {k.removeprefix(f"{name}."): v for k, v in params.items() if k.startswith(f"{name}.")}
+
+
+def named(name: str, params: Mapping[str, Tensor]) -> Params:
+    """The parameters of one part, by their names in the whole: `part` undone."""
+    return {f"{name}.{k}": v for k, v in params.items()}
 
 
 def detached(params: Mapping[str, Tensor]) -> Params:

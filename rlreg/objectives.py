@@ -72,3 +72,45 @@ def gaussian_log_prob(mean: Tensor, log_std: Tensor, x: Tensor) -> Tensor:
 def cosine_decay(step: Tensor, num_steps: int) -> Tensor:
     """(1 + cos(pi step / num_steps)) / 2, from 1 at step 0 to 0 at num_steps and after; `step` 0-d."""
     return 0.5 * (1.0 + torch.cos(math.pi * (step / num_steps).clamp(0.0, 1.0)))
+
+
+def gae(
+    reward: Tensor, value: Tensor, next_value: Tensor, done: Tensor, discount: float, trace: float
+) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2016, eq. 16), all (S, T, N).
+
+        A_t = delta_t + gamma lambda (1 - done_t) A_{t+1},   delta_t = r_t + gamma V_{t+1} - V_t
+
+    `next_value` is V_{t+1}, 0 where nothing is bootstrapped; `done` (bool) ends the trace: an episode's end or a cut.
+    """
+    delta = reward + discount * next_value - value
+    decay = discount * trace * (~done).to(delta.dtype)
+    advantage = torch.empty_like(delta)
+    running = torch.zeros_like(delta[:, 0])
+    for t in range(delta.shape[1] - 1, -1, -1):
+        running = torch.addcmul(delta[:, t], decay[:, t], running)
+        advantage[:, t] = running
+    return advantage
+
+
+def standardized(x: Tensor) -> Tensor:
+    """(x - mean) / (std + 1e-5) over all but the seeds: (S, ...) -> (S, ...)."""
+    flat = x.flatten(1)
+    return ((flat - flat.mean(dim=1, keepdim=True)) / (flat.std(dim=1, keepdim=True) + 1e-5)).view_as(x)
+
+
+def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's -mean min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7): (S, B) -> (S,)."""
+    ratio = torch.exp(log_prob - old_log_prob)
+    return -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage).mean(dim=-1)
+
+
+def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:
+    """mean max((V - R)^2, (V_old + clip(V - V_old, +-eps) - R)^2) / 2, as OpenAI's baselines: (S, B) -> (S,)."""
+    clipped = old_value + (value - old_value).clamp(-clip, clip)
+    return 0.5 * torch.maximum(torch.square(value - target), torch.square(clipped - target)).mean(dim=-1)
+
+
+def sampled_category(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One category a row by the Gumbel-max trick, with `uniform` in (0, 1) of the logits' shape: (..., A) -> (...)."""
+    return (logits - torch.log(-torch.log(uniform))).argmax(dim=-1)

@@ -32,6 +32,17 @@ def gradients(loss: Callable[[Params], tuple[Tensor, Any]], params: Params) -> t
     return dict(zip(leaves, grads, strict=True)), aux
 
 
+def clip_by_norm(grads: Params, limit: float) -> tuple[Params, Tensor]:
+    """Gradients scaled down, of each seed by itself, to a norm of at most `limit` over all parameters; and norms (S,).
+
+    As `torch.nn.utils.clip_grad_norm_` does for one network.
+    """
+    squares = torch.stack([torch.square(grad.flatten(1)).sum(dim=1) for grad in grads.values()])
+    norm = squares.sum(dim=0).sqrt()
+    scale = (limit / (norm + 1e-6)).clamp_max(1.0)
+    return {k: grad * scale.view(-1, *[1] * (grad.dim() - 1)) for k, grad in grads.items()}, norm
+
+
 class Adam:
     """Adam (Kingma & Ba 2015) as torch computes it. Elementwise, hence independent over seeds."""
 

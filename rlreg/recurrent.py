@@ -1,0 +1,228 @@
+"""A recurrent trunk with its memory cleared at episode starts, and actor and value heads on it, stacked over seeds.
+
+Shapes: S seeds, T time, N worlds, I inputs, H hidden units. Sequences are (S, T, N, ...).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlreg.networks import MLP, Params, linear, named, part, uniform_init
+from rlreg.rng import Rng
+
+
+class LSTMState(NamedTuple):
+    """What an LSTM remembers."""
+
+    hidden: Tensor
+    """(S, N, H)."""
+    cell: Tensor
+    """(S, N, H)."""
+
+
+class LSTM:
+    """PyTorch's LSTM of one layer, cleared wherever an episode starts. Gates in its order i, f, g, o; two biases."""
+
+    def __init__(self, input_dim: int, hidden_dim: int) -> None:
+        self.input_dim, self.hidden_dim = input_dim, hidden_dim
+
+    def init(self, rng: Rng, name: str) -> Params:
+        """Orthogonal weights (each of the two matrices as a whole) and zero biases."""
+        width = 4 * self.hidden_dim
+        bias = torch.zeros(len(rng.seeds), 1, width, device=rng.seeds.device)
+        return {
+            "input.weight": orthogonal_init(rng, f"{name}/input", self.input_dim, width),
+            "input.bias": bias,
+            "hidden.weight": orthogonal_init(rng, f"{name}/hidden", self.hidden_dim, width),
+            "hidden.bias": bias.clone(),
+        }
+
+    def initial_state(self, num_seeds: int, num_worlds: int, device: torch.device | str = "cpu") -> LSTMState:
+        zeros = torch.zeros(num_seeds, num_worlds, self.hidden_dim, device=device)
+        return LSTMState(zeros, zeros.clone())
+
+    def __call__(
+        self, params: Mapping[str, Tensor], x: Tensor, start: Tensor, state: LSTMState
+    ) -> tuple[Tensor, LSTMState]:
+        """x (S, T, N, I); `start` (S, T, N) bool, True where x is an episode's first. Returns h (S, T, N, H), state."""
+        num_seeds, length, num_worlds, _ = x.shape
+        gates = linear(x.flatten(1, 2), params["input.weight"], params["input.bias"] + params["hidden.bias"])
+        gates = gates.view(num_seeds, length, num_worlds, -1).transpose(0, 1).contiguous()
+        keep = (~start).to(x.dtype).transpose(0, 1).unsqueeze(-1)
+        hidden, *state = _Recurrence.apply(gates, params["hidden.weight"], keep, *state)
+        return hidden.transpose(0, 1), LSTMState(*state)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The part of an LSTM that has to go step by step, with its backward pass written out.
+
+    By hand, since autograd would add up the recurrent weight's gradient step by step, T products of which each
+    touches the whole matrix; here that is one product over all steps. The final state carries no gradient.
+    Time comes first in here: gates (T, S, N, 4H) without the recurrent part, weight (S, H, 4H), keep (T, S, N, 1).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        gates: Tensor,
+        weight: Tensor,
+        keep: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        length, num_seeds, num_worlds, width = gates.shape
+        size = width // 4
+        activated = torch.empty_like(gates)  # i, f, g, o after their nonlinearities
+        outputs, cells, befores, cells_before = (gates.new_empty(length, num_seeds, num_worlds, size) for _ in range(4))
+        for t in range(length):
+            before = torch.mul(hidden, keep[t], out=befores[t])
+            cell_before = torch.mul(cell, keep[t], out=cells_before[t])
+            total = _product(gates[t], before, weight)
+            now = activated[t]
+            torch.sigmoid(total[..., : 2 * size], out=now[..., : 2 * size])
+            torch.tanh(total[..., 2 * size : 3 * size], out=now[..., 2 * size : 3 * size])
+            torch.sigmoid(total[..., 3 * size :], out=now[..., 3 * size :])
+            i, f, g, o = now.chunk(4, dim=-1)
+            cell = torch.addcmul(f * cell_before, i, g, out=cells[t])
+            hidden = torch.mul(o, torch.tanh(cell), out=outputs[t])
+        ctx.save_for_backward(activated, cells, befores, cells_before, weight, keep)
+        final = hidden.clone(), cell.clone()
+        ctx.mark_non_differentiable(*final)
+        return outputs, *final
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad_outputs: Tensor, *_: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        activated, cells, befores, cells_before, weight, keep = ctx.saved_tensors
+        length, num_seeds, num_worlds, _ = activated.shape
+        i, f, g, o = activated.chunk(4, dim=-1)
+        tanh_cells = torch.tanh(cells)
+        # What does not depend on the steps after, for all steps at once.
+        cell_of_hidden = o * (1 - tanh_cells.square())
+        slopes = torch.cat(
+            [g * i * (1 - i), cells_before * f * (1 - f), i * (1 - g.square()), tanh_cells * o * (1 - o)], dim=-1
+        )
+        weight_transposed = weight.mT.contiguous()
+        grad_gates = torch.empty_like(activated)
+        grad_hidden, grad_cell = torch.zeros_like(cells[0]), torch.zeros_like(cells[0])
+        for t in range(length - 1, -1, -1):
+            grad_hidden = grad_hidden + grad_outputs[t]
+            grad_cell = torch.addcmul(grad_cell, grad_hidden, cell_of_hidden[t])
+            upstream = torch.cat([grad_cell, grad_cell, grad_cell, grad_hidden], dim=-1)
+            now = torch.mul(upstream, slopes[t], out=grad_gates[t])
+            grad_hidden = _product(None, now, weight_transposed) * keep[t]
+            grad_cell = grad_cell * f[t] * keep[t]
+        by_seed = [x.transpose(0, 1).reshape(num_seeds, length * num_worlds, -1) for x in (befores, grad_gates)]
+        grad_weight = _product(None, by_seed[0].mT, by_seed[1])
+        return grad_gates, grad_weight, None, None, None
+
+
+def _product(bias: Tensor | None, x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight (+ bias) over S; of a single seed a plain product, as in `rlreg.networks.linear`."""
+    if len(x) == 1:
+        product = x[0] @ weight[0] if bias is None else torch.addmm(bias[0], x[0], weight[0])
+        return product.unsqueeze(0)
+    return x @ weight if bias is None else torch.baddbmm(bias, x, weight)
+
+
+class RecurrentActorCritic:
+    """DRED's student (section 5.1 of its specification as released): image and direction -> one LSTM -> two heads.
+
+    A 3x3 convolution of the 5x5 view (values / 10), a linear layer of the one-hot direction, an LSTM on both,
+    and on its output a policy and a value with one tanh layer each. 433,953 parameters at the defaults.
+    """
+
+    KERNEL, VIEW, CHANNELS, DIRECTIONS = 3, 5, 3, 4
+
+    def __init__(
+        self,
+        num_actions: int,
+        hidden_dim: int = 256,
+        filters: int = 16,
+        direction_dim: int = 5,
+        head_dim: int = 32,
+    ) -> None:
+        self.filters, self.direction_dim = filters, direction_dim
+        self.positions = (self.VIEW - self.KERNEL + 1) ** 2
+        self.lstm = LSTM(filters * self.positions + direction_dim, hidden_dim)
+        self.policy_head = MLP((hidden_dim, head_dim, num_actions), activation=torch.tanh)
+        self.value_head = MLP((hidden_dim, head_dim, 1), lead=(1,), activation=torch.tanh)
+        """Stacked as an ensemble of one critic, so that any critic regulariser takes its features."""
+
+    def init(self, rng: Rng) -> Params:
+        patch = self.KERNEL**2 * self.CHANNELS
+        xavier = math.sqrt(6.0 / (patch + self.KERNEL**2 * self.filters))
+        zeros = torch.zeros(len(rng.seeds), 1, self.filters, device=rng.seeds.device)
+        params = {
+            "image.weight": xavier * (2.0 * rng.uniform("init/image", 0, (patch, self.filters)) - 1.0),
+            "image.bias": zeros,
+            "direction.weight": uniform_init(
+                rng, "init/direction.weight", self.DIRECTIONS, (self.DIRECTIONS, self.direction_dim)
+            ),
+            "direction.bias": uniform_init(rng, "init/direction.bias", self.DIRECTIONS, (1, self.direction_dim)),
+        }
+        params |= named("lstm", self.lstm.init(rng, "init/lstm"))
+        params |= named("policy", _orthogonal_head(self.policy_head, rng, "init/policy", (math.sqrt(2.0), 0.01)))
+        return params | named("value", _orthogonal_head(self.value_head, rng, "init/value", (math.sqrt(2.0), 1.0)))
+
+    def initial_state(self, num_seeds: int, num_worlds: int, device: torch.device | str = "cpu") -> LSTMState:
+        return self.lstm.initial_state(num_seeds, num_worlds, device)
+
+    def trunk(
+        self, params: Mapping[str, Tensor], image: Tensor, direction: Tensor, start: Tensor, state: LSTMState
+    ) -> tuple[Tensor, LSTMState]:
+        """b, what both heads see: image (S, T, N, 5, 5, 3), direction (S, T, N) -> (S, T, N, H), state."""
+        num_seeds, length, num_worlds = direction.shape
+        patches = (image / 10.0).unfold(3, self.KERNEL, 1).unfold(4, self.KERNEL, 1)
+        patches = patches.reshape(num_seeds, length * num_worlds * self.positions, -1)
+        seen = linear(patches, params["image.weight"], params["image.bias"])
+        one_hot = F.one_hot(direction, self.DIRECTIONS).to(seen.dtype).flatten(1, 2)
+        faced = linear(one_hot, params["direction.weight"], params["direction.bias"])
+        seen = F.relu(seen.view(num_seeds, length, num_worlds, -1))
+        x = torch.cat([seen, faced.view(num_seeds, length, num_worlds, -1)], dim=-1)
+        return self.lstm(part(params, "lstm"), x, start, state)
+
+    def logits(self, params: Mapping[str, Tensor], trunk: Tensor) -> Tensor:
+        """(S, B, H) -> (S, B, actions)."""
+        return self.policy_head(part(params, "policy"), trunk)
+
+    def value_features(self, params: Mapping[str, Tensor], trunk: Tensor) -> Tensor:
+        """phi of V = phi^T w + b: (S, B, H) -> (S, 1, B, head_dim)."""
+        return self.value_head.features(part(params, "value"), trunk.unsqueeze(1))
+
+    def value(self, params: Mapping[str, Tensor], features: Tensor) -> Tensor:
+        """V from its features: (S, 1, B, head_dim) -> (S, B)."""
+        return self.value_head.head(part(params, "value"), features).squeeze(-1).squeeze(1)
+
+    def value_weight(self, params: Mapping[str, Tensor]) -> Tensor:
+        """w of V = phi^T w + b: (S, 1, head_dim)."""
+        return params["value.1.weight"].squeeze(-1)
+
+
+def orthogonal_init(rng: Rng, stream: str, fan_in: int, fan_out: int, gain: float = 1.0) -> Tensor:
+    """`gain` times a random (S, fan_in, fan_out) matrix whose rows or columns, the fewer, are orthonormal.
+
+    Uniform over all of those, by the QR decomposition of a normal matrix (Saxe et al. 2014).
+    """
+    tall = max(fan_in, fan_out), min(fan_in, fan_out)
+    q, r = torch.linalg.qr(rng.normal(stream, 0, tall))
+    q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
+    return gain * (q if fan_in >= fan_out else q.mT).contiguous()
+
+
+def _orthogonal_head(head: MLP, rng: Rng, stream: str, gains: tuple[float, ...]) -> Params:
+    params: Params = {}
+    for layer, (fan_in, fan_out, gain) in enumerate(zip(head.sizes, head.sizes[1:], gains, strict=False)):
+        weight = orthogonal_init(rng, f"{stream}/{layer}", fan_in, fan_out, gain)
+        bias = torch.zeros(len(weight), 1, fan_out, device=weight.device)
+        lead = (len(weight), *head.lead)
+        params[f"{layer}.weight"] = weight.view(*lead, fan_in, fan_out)
+        params[f"{layer}.bias"] = bias.view(*lead, 1, fan_out)
+    return params

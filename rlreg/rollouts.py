@@ -1,0 +1,131 @@
+"""Playing levels: S students in N worlds each, for a fixed number of steps, a new level wherever an episode ends.
+
+The levels of a whole rollout are drawn beforehand, one for each step at which a world might need one, so that
+playing is a fixed program. Knows nothing of what a level is, nor of who learns.
+Shapes: S seeds, T steps, N worlds a seed, D bytes of a level.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from rlreg.rng import Rng
+
+DIRECTIONS = 4
+
+
+class Worlds(Protocol):
+    """What is played in: `envs.cave.worlds.CaveWorlds`."""
+
+    num_worlds: int
+    max_episode_steps: int
+
+    def set_levels(self, levels: Tensor, direction: Tensor, where: Tensor | None = None) -> None: ...
+    def observe(self) -> Any: ...
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+class Acted(NamedTuple):
+    """A student's answer to observations of (S, N) worlds."""
+
+    action: Tensor
+    """(S, N) int64."""
+    log_prob: Tensor
+    """(S, N)."""
+    value: Tensor
+    """V of the observation, (S, N)."""
+    trunk: Tensor
+    """What its heads see, (S, N, H)."""
+    state: Any
+    """Its memory after the observation."""
+
+
+class Rollout(NamedTuple):
+    """T steps of (S, N) worlds; every world begins with a new episode."""
+
+    image: Tensor
+    """(S, T, N, 5, 5, 3) uint8."""
+    direction: Tensor
+    """(S, T, N) int64."""
+    start: Tensor
+    """(S, T, N) bool: the first step of an episode."""
+    action: Tensor
+    """(S, T, N) int64."""
+    log_prob: Tensor
+    """(S, T, N), of the action when it was taken."""
+    value: Tensor
+    """(S, T, N)."""
+    reward: Tensor
+    """(S, T, N)."""
+    terminated: Tensor
+    """(S, T, N) bool: the task ended with this step."""
+    truncated: Tensor
+    """(S, T, N) bool: the time limit cut the episode after this step."""
+    final_value: Tensor
+    """(S, T, N): V of what a time-out, or the rollout's end, cut off; 0 where nothing is to be bootstrapped."""
+    level: Tensor
+    """(S, T, N) int64: which level was played."""
+    trunk: Tensor | None
+    """(S, T, N, H): what the student's heads saw, where asked for."""
+
+    @property
+    def done(self) -> Tensor:
+        """(S, T, N): an episode ended with this step."""
+        return self.terminated | self.truncated
+
+    @property
+    def ended(self) -> Tensor:
+        """(S, T, N): this step has no successor in the rollout: an episode's end, or the rollout's."""
+        ended = self.done.clone()
+        ended[:, -1] = True
+        return ended
+
+
+@torch.no_grad()
+def play(
+    student: Any,
+    worlds: Worlds,
+    levels: Tensor,
+    schedule: Tensor,
+    rng: Rng,
+    stream: str,
+    number: int | Tensor,
+    keep_trunk: bool = False,
+) -> Rollout:
+    """Roll the student out: `levels` (S, K, G, G) by index, `schedule` (S, T + 1, N) the index of a level that begins
+    at step t. A level begins everywhere at t = 0, and where an episode ended before t.
+
+    `stream` and `number` name this rollout: actions and start directions are functions of them and the seed.
+    """
+    num_seeds, length, num_worlds = schedule.shape[0], schedule.shape[1] - 1, schedule.shape[2]
+    device = schedule.device
+    direction = rng.integers(f"{stream}/direction", number, (length, num_worlds), DIRECTIONS)
+    uniform = rng.uniform(f"{stream}/action", number, (length, num_worlds, student.num_actions))
+    seed_index = torch.arange(num_seeds, device=device)[:, None]
+    bootstrap = student.config.bootstrap == "value"
+
+    start = torch.ones(num_seeds, num_worlds, dtype=torch.bool, device=device)
+    level = schedule[:, 0]
+    state = student.initial_state(num_worlds)
+    steps = []
+    for t in range(length):
+        level = torch.where(start, schedule[:, t], level)
+        worlds.set_levels(levels[seed_index, schedule[:, t]], direction[:, t], start)
+        obs = worlds.observe()
+        acted = student.act(obs, start, state, uniform[:, t])
+        reward, terminated, truncated = worlds.step(acted.action)
+        done = terminated | truncated
+        final_value = torch.zeros_like(reward)
+        if bootstrap:
+            after = student.act(worlds.observe(), torch.zeros_like(start), acted.state, uniform[:, t]).value
+            cut = truncated if t < length - 1 else ~terminated
+            final_value = torch.where(cut, after, 0.0)
+        seen = (obs.image, obs.direction, start)
+        came = (reward, terminated, truncated, final_value, level, acted.trunk if keep_trunk else None)
+        steps.append((*seen, acted.action, acted.log_prob, acted.value, *came))
+        state, start = acted.state, done
+    columns = [None if column[0] is None else torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
+    return Rollout(*columns)
