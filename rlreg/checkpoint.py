@@ -141,13 +141,17 @@ class ReplayLog:
             if int(path.stem.split("-")[1]) >= (self.chunks[-1][1] if self.chunks else 0):
                 path.unlink()
         for first, last in self.chunks:
-            path = self._path(first, last)
-            try:
-                rows = load_file(path)["rows"]
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"{path}: the replay memory of this checkpoint cannot be read ({error})") from None
+            rows = self.read(first, last)
             keep = max(first, last - replay.capacity)  # a chunk may be longer than the ring
             replay.write(keep, rows[:, keep - first :].to(replay.rows.device))
+
+    def read(self, first: int, last: int) -> Tensor:
+        """The rows of one chunk, (S, last - first, width). Raises `UserError`."""
+        path = self._path(first, last)
+        try:
+            return load_file(path)["rows"]
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: the replay memory of this checkpoint cannot be read ({error})") from None
 
     def _path(self, first: int, last: int) -> Path:
         return self.folder / f"rows-{first:012d}-{last:012d}.safetensors"

@@ -17,7 +17,7 @@ from rlreg.errors import UserError, require, unknown
 
 _HIDDEN = "_schema"  # how base configurations end, of no use by themselves
 _CONFIGS = Path(__file__).parent.parent / "configs"
-MODES = ("train", "evaluate", "export", "table")
+MODES = ("train", "evaluate", "collect", "export", "table")
 
 
 @dataclass
@@ -111,6 +111,71 @@ class TableConfig:
 
 
 @dataclass
+class CollectConfig:
+    """A dataset in D4RL's format, made from a run as D4RL's were (mode=collect)."""
+
+    _target_: str = MISSING
+    """What makes it of the whole configuration."""
+    kind: str = "medium"
+    """random, medium, expert, medium-expert, medium-replay or full-replay."""
+    steps: int = 1_000_000
+    """Rows that a policy gathers; medium-expert has as many of each. A replay memory is taken as it is."""
+    fraction: float = 1 / 3
+    """How far medium is on the way from the untrained policy's evaluated return to the expert's."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise on the actions of medium and expert, which else are deterministic."""
+    seed: int | None = None
+    """Which of the run's seeds; its first where empty."""
+    worlds: int = 10
+    """Episodes gathered side by side; the last of each is cut off where the rows are full."""
+    extras: bool = True
+    """Store `next_observations` too, and `infos/qpos` and `infos/qvel` where the simulator has them."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "worlds"):
+            require(getattr(self, name) >= 1, f"collect.{name}", getattr(self, name), "a whole number >= 1")
+        require(0 < self.fraction < 1, "collect.fraction", self.fraction, "a number in (0, 1)")
+        require(self.noise >= 0, "collect.noise", self.noise, "a number >= 0")
+
+
+@dataclass
+class SourceConfig:
+    """One part of a mixture."""
+
+    dataset: str = MISSING
+    """A name of D4RL, for the task and for where its file is looked for."""
+    path: str | None = None
+    """A file, or a folder of files named as D4RL's, instead."""
+    count: int | None = None
+    """Rows to take; all where neither this nor `fraction` is given."""
+    fraction: float | None = None
+    """Rows to take, as a share of this source's."""
+
+    def __post_init__(self) -> None:
+        require(self.count is None or self.fraction is None, "count", self.count, "either count or fraction, not both")
+        require(self.count is None or self.count >= 1, "count", self.count, "a whole number >= 1")
+        require(self.fraction is None or 0 < self.fraction <= 1, "fraction", self.fraction, "a number in (0, 1]")
+
+
+@dataclass
+class MixtureConfig:
+    """Whole episodes of some datasets, drawn at random, in one file (mode=collect)."""
+
+    name: str = MISSING
+    sources: list[SourceConfig] = field(default_factory=list)
+    seed: int = 0
+    """Of the draw."""
+    task: str = "hopper"
+    """For the sources' names."""
+    folder: str | None = None
+    """For the sources' paths."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.sources), "mixture.sources", [], "at least one")
+        require(0 <= self.seed < 2**31, "mixture.seed", self.seed, "a whole number in [0, 2^31)")
+
+
+@dataclass
 class LauncherConfig:
     """How the runs of a table are started."""
 
@@ -133,7 +198,7 @@ class Config:
     """What `run.py` is told."""
 
     mode: str = "train"
-    """train, evaluate, export or table."""
+    """train, evaluate, collect, export or table."""
     seeds: Any = 1
     """S: a number n for seeds 0 .. n-1, or a list such as [3,7]."""
     device: str = "cpu"
@@ -146,13 +211,17 @@ class Config:
     runs_root: str = "runs"
     """Where run folders are made by default."""
     checkpoint: int | None = None
-    """For evaluate and export: the step whose checkpoint to use; the newest where empty."""
+    """For evaluate, export and collect: the step whose checkpoint to use; the newest where empty."""
     agent: Any = MISSING
     regularizer: Any = MISSING
     env: Any = MISSING
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     table: TableConfig | None = None
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    mixture: MixtureConfig | None = None
+    out: str | None = None
+    """The file that mode=collect writes."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
 
     def __post_init__(self) -> None:

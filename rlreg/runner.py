@@ -29,7 +29,8 @@ def run(cfg: DictConfig) -> None:
     check_mode(settings.compile, torch.device(settings.device))
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    {"train": train, "evaluate": evaluate_run, "export": export, "table": table}[settings.mode](cfg)
+    modes = {"train": train, "evaluate": evaluate_run, "collect": collect, "export": export, "table": table}
+    modes[settings.mode](cfg)
 
 
 def train(cfg: DictConfig) -> None:
@@ -124,6 +125,11 @@ def export(cfg: DictConfig) -> None:
     folder = _given_run(cfg)
     for seed in seed_list(folder.load_config().seeds):
         print(export_zip(folder.path, seed, cfg.checkpoint))
+
+
+def collect(cfg: DictConfig) -> None:
+    """Write a dataset made from a run, or of other datasets: `mode=collect collect.kind=medium out=...`."""
+    locate(cfg.collect._target_)(cfg)
 
 
 def table(cfg: DictConfig) -> None:

@@ -37,12 +37,15 @@ def cache_folder() -> Path:
 def find_dataset(name: str, path: str | Path | None = None, mirror: str | None = None) -> Path:
     """The HDF5 file of `name`: `path` if given, else from D4RL's cache, else downloaded into it.
 
+    A `path` that is a folder holds files of D4RL's names, whatever their contents.
+
     `mirror` replaces D4RL's host: the address of a folder with files of the same names, or that of the file itself.
     Raises `UserError` for an unknown name, a missing file or one of the wrong length, and `DownloadError`.
     """
     wanted = info(name)
     if path is not None:
         given = Path(path).expanduser()
+        given = given / wanted.file_name if given.is_dir() else given
         if not given.is_file():
             raise UserError(f"dataset {given}: no such file")
         return given

@@ -39,23 +39,32 @@ def load_dataset(
 ) -> OfflineDataset:
     """The dataset `name` of D4RL, or what lies at `path` in the same format, or both: a file for the task of `name`.
 
-    `path` is an HDF5 file, 'minari:<id>' or 'd4rl:<name>'; without it see `find_dataset`, for `mirror` too. What
-    cannot be downloaded is asked of the d4rl package, where that is installed. A file's rows become transitions as in
-    `qlearning_transitions`, or `stored_transitions` if asked for; Minari's always by their true successors.
-    `max_episode_steps` is for files that flag no time-outs, by default that of `name`.
+    `path` is an HDF5 file, a folder of files of D4RL's names, 'minari:<id>' or 'd4rl:<name>'; without it see
+    `find_dataset`, for `mirror` too. What cannot be downloaded is asked of the d4rl package, where that is installed.
+    A file's rows become transitions as in `qlearning_transitions`, or `stored_transitions` if asked for; Minari's
+    always by their true successors. `max_episode_steps` is for files that flag no time-outs, by default that of `name`.
 
     Raises `UserError` for whatever is wrong with it, among that sizes other than those of the task of `name`.
     """
+    recording = load_recording(name, path, mirror)
+    if name is not None:
+        max_episode_steps = max_episode_steps or info(name).max_episode_steps
+    stored = stored_next_observations or recording.source.startswith(MINARI)
+    transitions = stored_transitions(recording) if stored else qlearning_transitions(recording, max_episode_steps)
+    return OfflineDataset(transitions, episodes(recording, max_episode_steps), recording.source)
+
+
+def load_recording(
+    name: str | None = None, path: str | Path | None = None, mirror: str | None = None
+) -> Recording:
+    """The rows of a dataset as they are stored; arguments and errors as for `load_dataset`."""
     if name is None and path is None:
         raise UserError("name a D4RL dataset, or the path of one")
     wanted = None if name is None else info(name)
     recording = _read(name, path, mirror)
     if wanted is not None:
         _require_sizes(recording, wanted)
-        max_episode_steps = max_episode_steps or wanted.max_episode_steps
-    stored = stored_next_observations or recording.source.startswith(MINARI)
-    transitions = stored_transitions(recording) if stored else qlearning_transitions(recording, max_episode_steps)
-    return OfflineDataset(transitions, episodes(recording, max_episode_steps), recording.source)
+    return recording
 
 
 def _read(name: str | None, path: str | Path | None, mirror: str | None) -> Recording:

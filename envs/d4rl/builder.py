@@ -1,0 +1,317 @@
+"""Datasets made as D4RL's Gym-MuJoCo sets were, from an online run: `python run.py mode=collect`.
+
+| kind | what D4RL has | what is made here |
+|---|---|---|
+| random | an untrained policy | uniformly random actions |
+| medium | a policy stopped at about a third of the expert | the first evaluated checkpoint a third of the way up |
+| expert | a policy trained to completion | the checkpoint with the highest evaluated return |
+| medium-expert | medium and expert, as much of each | the same |
+| medium-replay | the replay memory of medium until then | the same |
+| full-replay | the replay memory of the whole training | the same |
+
+D4RL's untrained policy is a stochastic one, whose actions are close to uniform. Its medium policy is by the return
+alone; ours by the way from the untrained policy's return to the expert's, which is D4RL's normalised score and makes
+sense of negative returns too. A policy that was trained to completion and then fell off would not be called an expert:
+hence the highest return.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from envs.base import world_seed
+from envs.d4rl.mixture import mix
+from envs.d4rl.writing import Rows, joined, target, write_hdf5
+from rlreg.checkpoint import Checkpoints, ReplayLog
+from rlreg.config import CollectConfig, Config, seed_list
+from rlreg.errors import UserError, unknown
+from rlreg.rng import Block, Rng
+from rlreg.runner import build_single, load_agent, train
+from rlreg.runs import RunFolder, provenance
+
+KINDS = ("random", "medium", "expert", "medium-expert", "medium-replay", "full-replay")
+PURPOSE = {"random": 2, "medium": 3, "expert": 4}
+"""Of the worlds that a policy gathers in, beside those of training and evaluation; see `envs.base.world_seed`."""
+KEEP_ALL = 1_000_000
+"""Checkpoints: more than any run has evaluations."""
+Act = Callable[[NDArray, int], NDArray]
+"""Observations (N, O) and the number of the step to actions (N, A)."""
+
+
+def collect(cfg: DictConfig) -> None:
+    """Write the dataset that `cfg.collect` or `cfg.mixture` describes to `cfg.out`. Raises `UserError`.
+
+    The run is `cfg.run_dir`'s. Without one it is that of the configuration itself, trained here unless it is complete,
+    with every checkpoint and its replay memory kept; the random kind only needs its environment.
+    """
+    settings: Config = OmegaConf.to_object(cfg)
+    if settings.collect.kind not in KINDS:
+        raise unknown("collect.kind", settings.collect.kind, KINDS)
+    path = target(settings.out)
+    rows, about = mix(settings.mixture) if settings.mixture else _from_run(cfg, settings.collect)
+    if not settings.collect.extras:
+        rows = {key: value for key, value in rows.items() if key != "next_observations" and "/" not in key}
+    found = provenance()
+    about |= {
+        "rows": len(rows["rewards"]),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *HydraConfig.get().overrides.task]),
+        "commit": found["commit"] or "unknown",
+        "versions": json.dumps(found["versions"]),
+    }
+    returns = _returns(rows)
+    about |= {"episodes": len(returns), "mean_return": float(returns.mean()), "std_return": float(returns.std())}
+    write_hdf5(path, rows, about)
+    print(
+        f"written: {path}, {path.stat().st_size / 1e6:.1f} MB: {len(rows['rewards'])} rows, {len(returns)} episodes, "
+        f"mean return {returns.mean():.1f} (standard deviation {returns.std():.1f})"
+    )
+
+
+def _returns(rows: Rows) -> NDArray[np.float64]:
+    """Of the episodes in `rows`, those cut off too."""
+    ends = rows["terminals"] | rows["timeouts"]
+    ends[-1] = True
+    start = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
+    return np.add.reduceat(rows["rewards"], start, dtype=np.float64)
+
+
+def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, Any]]:
+    """The rows of a kind, and what the file says of how they came about."""
+    if wanted.kind == "random":
+        run_cfg = RunFolder.of(cfg).load_config() if cfg.run_dir else cfg
+        seed = _seed(wanted, run_cfg)
+        return _random(run_cfg, seed, wanted), _about(run_cfg, wanted, seed) | {"agent": "random"}
+
+    folder = _run(cfg)
+    run_cfg = folder.load_config()
+    seed = _seed(wanted, run_cfg)
+    about = _about(run_cfg, wanted, seed) | {"run_commit": _commit_of(folder)}
+    if wanted.kind == "full-replay":
+        step = Checkpoints(folder.checkpoints).steps()[-1:] if cfg.checkpoint is None else [cfg.checkpoint]
+        if not step:
+            raise UserError(f"run_dir={folder.path}: no checkpoint yet")
+        return _replay(folder, run_cfg, seed, step[0]), about | {"steps": step}
+
+    course = Course(folder, seed)
+    policies = [kind for kind in ("medium", "expert") if kind in wanted.kind.split("-")]
+    if cfg.checkpoint is not None and len(policies) > 1:
+        raise UserError(f"checkpoint={cfg.checkpoint}: collect.kind={wanted.kind} takes two; leave it out")
+    steps = {kind: cfg.checkpoint or course.step(kind, wanted.fraction) for kind in policies}
+    about |= {
+        "steps": list(steps.values()),
+        "evaluated_returns": [course.returns.get(step, math.nan) for step in steps.values()],
+        "untrained_return": course.untrained,
+        "expert_return": course.returns[course.best],
+    }
+    for kind, step in steps.items():
+        found = course.returns.get(step, math.nan)
+        print(f"{kind}: the policy of step {step}, evaluated return {found:.1f}", flush=True)
+    if wanted.kind == "medium-replay":
+        return _replay(folder, run_cfg, seed, steps["medium"]), about
+    parts = [_by_policy(folder, run_cfg, seed, kind, step, wanted, cfg.device) for kind, step in steps.items()]
+    return joined(parts), about
+
+
+def _run(cfg: DictConfig) -> RunFolder:
+    """The run to collect from, trained first where it is this configuration's own."""
+    if cfg.run_dir:
+        return RunFolder.of(cfg)
+    kept = {"keep_checkpoints": KEEP_ALL, "keep_replay": True, "checkpoint_every": cfg.eval.every}
+    own = OmegaConf.merge(cfg, {"mode": "train", "train": kept})
+    train(own)
+    return RunFolder.of(own)
+
+
+def _seed(wanted: CollectConfig, run_cfg: DictConfig) -> int:
+    seeds = seed_list(run_cfg.seeds)
+    if wanted.seed is not None and wanted.seed not in seeds:
+        raise UserError(f"collect.seed={wanted.seed}: the run has seeds {', '.join(map(str, seeds))}")
+    return seeds[0] if wanted.seed is None else wanted.seed
+
+
+def _about(run_cfg: DictConfig, wanted: CollectConfig, seed: int) -> dict[str, Any]:
+    """What the file says of a run: all its settings, without the places that they name."""
+    settings = OmegaConf.masked_copy(run_cfg, ["agent", "regularizer", "env", "train", "eval", "seeds"])
+    return {
+        "kind": wanted.kind,
+        "env": run_cfg.env.name,
+        "agent": run_cfg.agent.name,
+        "seed": seed,
+        "noise": wanted.noise,
+        "run_config": OmegaConf.to_yaml(settings, resolve=True),
+    }
+
+
+def _commit_of(folder: RunFolder) -> str:
+    """That a complete run was finished with."""
+    if not folder.complete:
+        return "unknown: the run is not complete"
+    return json.loads(folder.summary.read_text())["provenance"]["commit"] or "unknown"
+
+
+# ------------------------------------------------------------------ policies
+
+
+class Course:
+    """How the evaluated return of one seed of a run went, and which of its checkpoints are there."""
+
+    def __init__(self, folder: RunFolder, seed: int) -> None:
+        """Raises `UserError` for a run that has not been evaluated since its first step."""
+        self.folder = folder
+        self.kept = Checkpoints(folder.checkpoints).steps()
+        rows = []
+        if folder.eval_csv.exists():
+            with folder.eval_csv.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["seed"]) == seed]
+        course = {int(row["step"]): float(row["return"]) for row in rows}
+        self.untrained = course.pop(0, math.nan)
+        self.returns = course
+        """Evaluated return by step, without the untrained policy's."""
+        if not course or math.isnan(self.untrained):
+            raise UserError(f"run_dir={folder.path}: seed {seed} has not been evaluated yet")
+        self.best = max(course, key=course.__getitem__)
+
+    def step(self, kind: str, fraction: float) -> int:
+        """The checkpoint of the expert, or of the medium policy: a `fraction` of the way there. Raises `UserError`."""
+        step = self.best
+        if kind == "medium":
+            enough = self.untrained + fraction * (self.returns[self.best] - self.untrained)
+            step = next(step for step in sorted(self.returns) if self.returns[step] >= enough)
+        if step not in self.kept:
+            raise UserError(
+                f"run_dir={self.folder.path}: the {kind} policy is that of step {step}, whose checkpoint is not there "
+                f"({len(self.kept)} are); train with train.keep_checkpoints={KEEP_ALL} and "
+                "train.checkpoint_every=<eval.every>, or name one by checkpoint="
+            )
+        return step
+
+
+def _random(run_cfg: DictConfig, seed: int, wanted: CollectConfig) -> Rows:
+    envs = _worlds(run_cfg, seed, "random", wanted)
+    actions = Block(Rng([seed]), "uniform", "collect/random", (len(envs), envs[0].action_space.shape[0]))
+    return roll_out(lambda obs, t: 2.0 * actions.at(t)[0].numpy() - 1.0, envs, wanted.steps)
+
+
+def _by_policy(
+    folder: RunFolder, run_cfg: DictConfig, seed: int, kind: str, step: int, wanted: CollectConfig, device: str
+) -> Rows:
+    agent, _ = load_agent(folder, device, step)
+    envs = _worlds(run_cfg, seed, kind, wanted)
+    i, num_seeds = agent.seeds.index(seed), len(agent.seeds)
+    noise = Block(Rng([seed]), "normal", f"collect/{kind}", (len(envs), agent.action_dim))
+
+    @torch.no_grad()
+    def act(obs: NDArray, t: int) -> NDArray:
+        action = agent.act(torch.from_numpy(obs).to(agent.device).expand(num_seeds, -1, -1))[i].float().cpu()
+        if wanted.noise:
+            action = (action + wanted.noise * noise.at(t)[0]).clamp(-1.0, 1.0)
+        return action.numpy()
+
+    return roll_out(act, envs, wanted.steps)
+
+
+def _worlds(run_cfg: DictConfig, seed: int, kind: str, wanted: CollectConfig) -> list[gymnasium.Env]:
+    count = min(wanted.worlds, wanted.steps)
+    return [build_single(run_cfg, world_seed(seed, n, PURPOSE[kind])) for n in range(count)]
+
+
+def roll_out(act: Act, envs: Sequence[gymnasium.Env], steps: int) -> Rows:
+    """`steps` rows of N environments side by side, one environment's rows after another's; the environments are closed.
+
+    Where an environment's rows end within an episode, this counts as a time-out.
+    """
+    length = -(-steps // len(envs))
+    obs = np.stack([env.reset()[0] for env in envs])
+    has_physics = all(hasattr(getattr(env.unwrapped, "data", None), "qpos") for env in envs)
+    columns: dict[str, list[NDArray]] = {}
+
+    def keep(**values: Any) -> None:
+        for name, value in values.items():
+            columns.setdefault(name, []).append(np.array(value))
+
+    for t in tqdm(range(length), unit="step", disable=None):
+        if has_physics:
+            data = [env.unwrapped.data for env in envs]
+            keep(**{"infos/qpos": [d.qpos for d in data], "infos/qvel": [d.qvel for d in data]})
+        action = act(obs, t)
+        keep(observations=obs, actions=action)
+        next_obs, rewards, terminals, timeouts = obs.copy(), [], [], []
+        obs = obs.copy()
+        for n, env in enumerate(envs):
+            next_obs[n], reward, terminated, truncated, _ = env.step(action[n])
+            rewards.append(reward)
+            terminals.append(terminated)
+            timeouts.append(not terminated and (truncated or t == length - 1))
+            obs[n] = env.reset()[0] if terminated or truncated else next_obs[n]
+        keep(rewards=np.float32(rewards), terminals=terminals, timeouts=timeouts, next_observations=next_obs)
+    for env in envs:
+        env.close()
+
+    rows = {name: np.stack(values, axis=1) for name, values in columns.items()}  # (N, T, ...)
+    rows = {name: value.reshape(-1, *value.shape[2:])[:steps] for name, value in rows.items()}
+    rows["timeouts"][-1] = not rows["terminals"][-1]  # the last environment's rows may be cut short
+    return rows
+
+
+# -------------------------------------------------------------- replay memory
+
+
+def _replay(folder: RunFolder, run_cfg: DictConfig, seed: int, step: int) -> Rows:
+    """The replay memory of `seed` as it was at the checkpoint of `step`, one world's rows after another's.
+
+    A row whose successor is not the next one's observation ended an episode: by time, where not by the task.
+    """
+    info = Checkpoints(folder.checkpoints).info(step) if step in Checkpoints(folder.checkpoints).steps() else {}
+    if not folder.replay.is_dir() or "replay" not in info:
+        raise UserError(
+            f"run_dir={folder.path}: the replay memory at step {step} is not there; train online with "
+            f"train.keep_replay=true, train.keep_checkpoints={KEEP_ALL} and train.checkpoint_every=<eval.every>"
+        )
+    log, held = ReplayLog(folder.replay), info["replay"]["inserted"]
+    chunks = info["replay"]["chunks"]
+    if chunks[0][0] > 0 or run_cfg.train.buffer_capacity < held:
+        raise UserError(
+            f"run_dir={folder.path}: its replay memory was overwritten before step {step}; train with "
+            f"train.buffer_capacity={held} or more"
+        )
+    i, worlds = seed_list(run_cfg.seeds).index(seed), run_cfg.train.num_worlds
+    table = torch.cat([log.read(first, last)[i] for first, last in chunks]).numpy()  # (T * N, width)
+    table = table.reshape(-1, worlds, table.shape[-1]).swapaxes(0, 1)  # (N, T, width)
+    obs_dim, action_dim = _sizes(run_cfg)
+    obs, action, reward, next_obs, terminated = np.split(
+        table, np.cumsum([obs_dim, action_dim, 1, obs_dim]), axis=-1
+    )
+    terminals = terminated[..., 0] == 1
+    followed = np.zeros_like(terminals)
+    followed[:, :-1] = (next_obs[:, :-1] == obs[:, 1:]).all(axis=-1)
+    rows = {
+        "observations": obs,
+        "actions": action,
+        "rewards": reward[..., 0],
+        "terminals": terminals,
+        "timeouts": ~followed & ~terminals,
+        "next_observations": next_obs,
+    }
+    return {name: value.reshape(-1, *value.shape[2:]) for name, value in rows.items()}
+
+
+def _sizes(run_cfg: DictConfig) -> tuple[int, int]:
+    env = build_single(run_cfg, 0)
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    env.close()
+    return sizes
