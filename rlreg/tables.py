@@ -212,7 +212,7 @@ def _markdown(table: TableConfig, cells: Sequence[Cell]) -> Iterator[str]:
         rows = list(_measure_rows(table, cells, measure, decimals, best=returns, published=published))
         if returns:
             rows += _aggregate_rows(table, cells, measure, decimals, published.get("average", {}))
-        yield from _aligned([["", *table.columns], *rows])
+        yield from aligned([["", *table.columns], *rows])
     yield "\n## Provenance\n"
     yield from _provenance(cells)
 
@@ -285,7 +285,7 @@ def _beside(ours: str, published: Any) -> str:
     return ours if published is None else f"{ours} / {published}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """A Markdown table whose columns line up in a terminal as well."""
     widths = [max(len(text) for text in column) for column in zip(*rows, strict=True)]
     for i, row in enumerate(rows):

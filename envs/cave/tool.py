@@ -1,0 +1,106 @@
+"""Build, inspect and draw level sets, and generate new wall layouts: what `mode=levels` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from envs.cave import layouts as layouts_files
+from envs.cave.level_sets import LevelSet, level_set
+from envs.cave.placement import statistics
+from envs.cave.rendering import sheet
+from envs.cave.tiles import EMPTY, WALL
+from envs.cave.wfc import generate
+from rlreg.errors import UserError, require
+from rlreg.tables import aligned
+
+_ON_SHEET = 64
+
+
+@dataclass
+class LevelsOptions:
+    """A level set to look at or to write; with `structure`, wall layouts to generate instead."""
+
+    set: str = "cave_escape_512_4ts_varp"
+    """One of DRED's level sets by name, or a level-set file."""
+    split: str = "train"
+    """train or test."""
+    count: int | None = None
+    """Levels, balanced over the structures, all where empty; or layouts to generate."""
+    layouts: str | None = None
+    """A file or folder of wall layouts that stand in for the packaged ones; or the file that new layouts go to."""
+    out: str | None = None
+    """Write the set to this level-set file."""
+    sheet: str | None = None
+    """Draw the first 64 levels (balanced over the structures), or new layouts, into this PNG file."""
+    structure: str | None = None
+    """Generate layouts of this structure, as maze_wall."""
+    template: str | None = None
+    """The picture, or the text file of '#' and '.', to generate from."""
+    size: int = 15
+    """Of new layouts, with the border."""
+    seed: int = 0
+    """Of new layouts."""
+    workers: int | None = None
+    """Processes that generate; one a core where empty."""
+
+
+def levels(options: LevelsOptions) -> None:
+    """Print the statistics of a set, and write and draw it where asked; or generate layouts. Raises `UserError`."""
+    for name, suffix in (("out", ".npz"), ("sheet", ".png")):  # before work of minutes
+        value = getattr(options, name)
+        require(value is None or value.endswith(suffix), name, value, f"a file name that ends in {suffix}")
+    if options.structure is None:
+        _show(options)
+    else:
+        _generate(options)
+
+
+def table(levels: LevelSet) -> str:
+    """Statistics of each structure and of all, as a Markdown table; see `placement.statistics`."""
+    structures = np.array(levels.structure)
+    names = list(dict.fromkeys(levels.structure))
+    groups = [(name, levels.levels[structures == name]) for name in names] + [("all", levels.levels)]
+    rows = [["structure", "levels"]]
+    for name, group in groups:
+        numbers = statistics(torch.from_numpy(group))
+        rows.append([name, str(len(group)), *(f"{float(number):.3g}" for number in numbers.values())])
+    rows[0] += [name.replace("_", " ") for name in numbers]
+    return "\n".join(aligned(rows))
+
+
+def _show(options: LevelsOptions) -> None:
+    found = level_set(options.set, options.split, options.count, options.layouts)
+    print(table(found))
+    if options.out:
+        found.save(options.out)
+        print(f"{len(found)} levels written to {options.out}")
+    if options.sheet:
+        _draw(found.first(min(_ON_SHEET, len(found))).levels, options.sheet)
+
+
+def _generate(options: LevelsOptions) -> None:
+    structure, path = str(options.structure), Path(options.layouts or "")
+    require(options.template is not None, "template", options.template, f"the template of '{structure}', a file")
+    require(path.suffix == ".npz", "layouts", options.layouts, "the file that the layouts go to, ending in .npz")
+    require(options.count is not None, "count", options.count, "the number of layouts to generate")
+    there = layouts_files.read(path) if path.exists() else {}
+    new = generate(structure, options.template, options.size, options.count, options.seed, options.workers)
+    layouts_files.write(path, there | {(structure, options.size): new})
+    print(f"{len(new)} layouts '{structure}/{options.size}' written to {path}")
+    if options.sheet:
+        _draw(np.where(new[:_ON_SHEET], WALL, EMPTY).astype(np.uint8), options.sheet)
+
+
+def _draw(levels: ArrayLike, path: str) -> None:
+    try:
+        import imageio.v3 as imageio
+    except ImportError:
+        raise UserError("drawing needs imageio: pip install 'rlreg[levels]'") from None
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(path, sheet(levels, columns=8, tile_size=12))
+    print(f"drawn in {path}")
