@@ -105,9 +105,9 @@ class CaveWorlds:
     ) -> None:
         """Levels are (size, size), wall border included. The default of `max_episode_steps` is 10/9 of a level's
         cells: 250 at size 15, 2250 at size 45, as in the paper. The worlds draw no random number: of the seeds
-        only their number matters. Raises `UserError` for sizes below 5 or counts below 1.
+        only their number matters. Raises `UserError` for sizes below 4 or counts below 1.
         """
-        require(size >= 5, "size", size, "a whole number >= 5")
+        require(size >= 4, "size", size, "a whole number >= 4")
         require(num_worlds >= 1, "num_worlds", num_worlds, "a whole number >= 1")
         self.max_episode_steps = size * size * 10 // 9 if max_episode_steps is None else max_episode_steps
         require(self.max_episode_steps >= 1, "max_episode_steps", max_episode_steps, "a whole number >= 1")
