@@ -67,7 +67,7 @@ class Adam:
         for grad in grads.values():
             alive.logical_and_(torch.isfinite(grad.flatten(1).sum(dim=1)))
         masks = [alive.view(-1, *[1] * (p.dim() - 1)) for p in params.values()]
-        masked = [torch.where(mask, grads[name], 0.0) for name, mask in zip(params, masks, strict=True)]
+        masked = [_where(mask, grads[name]) for name, mask in zip(params, masks, strict=True)]
         for exp_avg, mask in zip(self.exp_avg.values(), masks, strict=True):
             exp_avg.mul_(mask)  # without momentum and gradient Adam stands still
         adam(
@@ -92,3 +92,11 @@ class Adam:
     def state(self) -> dict[str, Params]:
         """The live tensors of the optimiser's state."""
         return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "steps": self.steps}
+
+
+def _where(mask: Tensor, x: Tensor) -> Tensor:
+    """`x` (float32) where `mask` is true, else 0, even for what is not finite."""
+    if torch.compiler.is_compiling():
+        return torch.where(mask, x, 0.0)
+    # The same bits by a bitwise and: in eager mode on a CPU several times faster.
+    return (x.view(torch.int32) & -mask.int()).view(torch.float32)
