@@ -18,7 +18,7 @@ from torch import Tensor
 
 from envs.cave.placement import statistics
 from envs.cave.tiles import EMPTY, GOAL, LAVA, MOSS, START, TILES, WALL
-from rlreg.errors import NonFiniteError, require
+from rlreg.errors import NonFiniteError, UserError, require
 from rlreg.networks import Params, linear, uniform_init
 from rlreg.optim import Adam, gradients
 from rlreg.rng import Rng
@@ -302,10 +302,9 @@ def sample_levels(logits: Logits, rng: Rng, stream: str, step: int | Tensor) -> 
     m = math.isqrt(n)
     lava, moss, wall, empty = logits.layout.softmax(-1).unbind(-1)
     navigable = moss + empty > 0.5
-    first = torch.where(navigable, moss / (moss + empty), lava / (lava + wall))
-    is_first = rng.uniform(f"{stream}/layout", step, cells) < first
-    kinds = torch.tensor([[WALL, LAVA], [EMPTY, MOSS]], dtype=torch.uint8, device=navigable.device)
-    tiles = kinds[navigable.long(), is_first.long()]
+    uniform = rng.uniform(f"{stream}/layout", step, cells)
+    walkable = torch.where(uniform * (moss + empty) < moss, MOSS, EMPTY)
+    tiles = torch.where(navigable, walkable, torch.where(uniform * (lava + wall) < lava, LAVA, WALL))
 
     place = torch.arange(n, device=navigable.device)
     goal = _draw(logits.goal, [navigable, torch.ones_like(navigable)], rng.uniform(f"{stream}/goal", step, cells))
@@ -314,8 +313,8 @@ def sample_levels(logits: Logits, rng: Rng, stream: str, step: int | Tensor) -> 
     allowed = [navigable & others & (place != likeliest), navigable & others, others]
     start = _draw(logits.start, allowed, rng.uniform(f"{stream}/start", step, cells))
 
-    tiles = torch.where(place == goal, GOAL, torch.where(place == start, START, tiles)).to(torch.uint8)
-    return F.pad(tiles.unflatten(-1, (m, m)), (1, 1, 1, 1), value=WALL)
+    tiles = torch.where(place == goal, GOAL, torch.where(place == start, START, tiles))
+    return F.pad(tiles.to(torch.uint8).unflatten(-1, (m, m)), (1, 1, 1, 1), value=WALL)
 
 
 def _draw(logits: Tensor, allowed: list[Tensor], uniform: Tensor) -> Tensor:
@@ -501,16 +500,14 @@ class LevelModel:
         return {"params": self.params, "statistics": self.statistics}
 
     def _check(self, levels: Tensor) -> None:
-        field, shape = "levels", tuple(levels.shape)
-        require(
-            levels.dtype == torch.uint8 and levels.dim() == 3 and shape[1:] == (self.size, self.size),
-            field,
-            f"<{levels.dtype} {shape}>",
-            f"uint8 maps (L, {self.size}, {self.size})",
-        )
+        shape, side = tuple(levels.shape), self.size
+        is_maps = levels.dtype == torch.uint8 and len(shape) == 3 and shape[1:] == (side, side)
+        require(is_maps, "levels", f"<{levels.dtype} {shape}>", f"uint8 maps (L, {side}, {side})")
         known = torch.isin(levels, torch.tensor(TILES, dtype=torch.uint8, device=levels.device)).flatten(1).all(1)
         inner = levels[:, 1:-1, 1:-1].flatten(1)
-        border = (levels == WALL).flatten(1).sum(1) - (inner == WALL).sum(1) == 4 * (self.size - 1)
+        border = (levels == WALL).flatten(1).sum(1) - (inner == WALL).sum(1) == 4 * (side - 1)
         single = ((inner == GOAL).sum(1) == 1) & ((inner == START).sum(1) == 1)
         wrong = torch.nonzero(~(known & border & single)).flatten().tolist()
-        require(not wrong, field, f"<level {wrong[:1]}>", "known tiles in a wall border, with one goal and one start")
+        if wrong:
+            valid = "known tiles in a wall border, with one goal and one start"
+            raise UserError(f"levels: number {wrong[0]} is no level; give {valid}")
