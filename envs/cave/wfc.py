@@ -115,7 +115,9 @@ def generate(
     workers = workers or os.cpu_count() or 1
     found: list[np.ndarray] = []
     failures = 0
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("forkserver")  # torch's threads must not be forked
+    context.set_forkserver_preload(["__main__", __name__])  # imported once for all workers
+    pool = ProcessPoolExecutor(workers, mp_context=context)
     running: deque[Future[np.ndarray | None]] = deque()
     try:
         with tqdm(total=count, desc=f"{structure} {size}x{size}", unit="layout", disable=None) as bar:
