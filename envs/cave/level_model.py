@@ -32,7 +32,7 @@ LAYOUT_WEIGHT, GOAL_WEIGHT, START_WEIGHT, KL_WEIGHT = 0.04, 0.013, 0.013, 0.0448
 GIN_LAYERS, GIN_WIDTH = 3, 12
 VALIDATION_SHARE = 0.1
 LERP_ABOVE = 0.955
-"""Vectors whose |cosine| is larger are as good as parallel: `slerp` then interpolates linearly."""
+"""Between vectors whose |cosine| is larger `slerp` interpolates linearly."""
 
 Metrics = dict[str, Tensor]
 
@@ -239,7 +239,7 @@ def split_logits(out: Tensor) -> Logits:
 
 
 def log_likelihood(logits: Logits, graph: Graphs) -> tuple[Tensor, Tensor, Tensor]:
-    """log p of layout (the mean over the nodes), goal and start: (..., ) each.
+    """log p of layout (the mean over the nodes), goal and start: (...) each.
 
     What lies under goal and start is not known: there the layout's target is half moss, half empty. The goal is
     known not to lie on lava or wall, and the start neither there nor on the goal.
@@ -279,7 +279,7 @@ def elbo_loss(logits: Logits, posterior: Posterior, graph: Graphs) -> tuple[Tens
 def slerp(t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Spherical interpolation, sin((1 - t) w) / sin w a + sin(t w) / sin w b, w the angle between a and b.
 
-    Of vectors (..., Z) as they are, at the T points `t` in [0, 1]: (..., T, Z). Linear for all but parallel ones.
+    Of vectors (..., Z) as they are, at the T points `t` in [0, 1]: (..., T, Z). Linear where they are nearly parallel (`LERP_ABOVE`).
     """
     cosine = F.cosine_similarity(a, b, dim=-1)[..., None, None]
     angle, t = torch.arccos(cosine.clamp(-1.0, 1.0)), t.unsqueeze(-1)
