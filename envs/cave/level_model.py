@@ -279,7 +279,8 @@ def elbo_loss(logits: Logits, posterior: Posterior, graph: Graphs) -> tuple[Tens
 def slerp(t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Spherical interpolation, sin((1 - t) w) / sin w a + sin(t w) / sin w b, w the angle between a and b.
 
-    Of vectors (..., Z) as they are, at the T points `t` in [0, 1]: (..., T, Z). Linear where they are nearly parallel (`LERP_ABOVE`).
+    Of vectors (..., Z) as they are, at the T points `t` in [0, 1]: (..., T, Z). Linear between those that are nearly
+    parallel (`LERP_ABOVE`).
     """
     cosine = F.cosine_similarity(a, b, dim=-1)[..., None, None]
     angle, t = torch.arccos(cosine.clamp(-1.0, 1.0)), t.unsqueeze(-1)
