@@ -72,9 +72,10 @@ def save_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 def load_npz(path: str | Path, kind: str) -> dict[str, np.ndarray]:
     """All arrays of an npz, without pickles. Raises `UserError` that says what `kind` of file was expected."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UserError(f"{path} is not a {kind} (an npz archive)")
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise UserError(f"{path} is not a {kind} but one array")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such {kind}") from error
