@@ -112,8 +112,11 @@ def test_own_cell_is_empty_and_the_map_ends_in_walls() -> None:
     assert worlds.observe().image[0, 0, 2, 4].tolist() == [EMPTY, 0, 0]
 
 
-def test_new_levels_only_where_asked() -> None:
+@pytest.mark.parametrize("found_by", ["cpu", "cuda"])
+def test_new_levels_only_where_asked(found_by: str) -> None:
+    """On the CPU only the worlds asked for are written; the way of a GPU, which computes all, must do the same."""
     worlds = begin([CORRIDOR, CORRIDOR, OTHER], [EAST, EAST, NORTH])
+    worlds.device = torch.device(found_by)  # its tensors stay where they are
     step(worlds, FORWARD, RIGHT, FORWARD)
     before = [x.clone() for x in worlds._state()]
     new = torch.from_numpy(np.stack([OTHER, OTHER, CORRIDOR]))[None]
@@ -162,12 +165,16 @@ def test_worlds_do_not_touch_each_other() -> None:
         assert all(torch.equal(a[s : s + 1], b) for a, b in zip(seen, random_walk(alone, 25, 0), strict=True))
 
 
-def test_pure_functions_leave_their_arguments() -> None:
+def test_pure_functions_trace_whole_and_leave_their_arguments() -> None:
     worlds = begin([CORRIDOR, OTHER], [EAST, NORTH])
     state = [x.clone() for x in worlds._state()]
-    act(*worlds._state(), torch.tensor([[FORWARD, LEFT]]), worlds._tables)
-    look(*worlds._state()[:3], worlds._tables)
+    action = torch.tensor([[FORWARD, LEFT]])
+    whole = torch.compile(lambda *state: (act(*state, action, worlds._tables), look(*state[:3], worlds._tables)),
+                          fullgraph=True, backend="eager")  # fmt: skip
+    (position, direction, steps), _ = whole(*worlds._state())[0]
     assert all(map(torch.equal, worlds._state(), state))
+    worlds.step(action)
+    assert all(map(torch.equal, worlds._state()[1:], (position, direction, steps)))
 
 
 @pytest.mark.gpu

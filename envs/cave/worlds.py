@@ -73,15 +73,15 @@ def act(
     Returns the new (position, direction, steps), and (reward float32, terminated, truncated), all (S, N).
     """
     limit = tables.reward.shape[0] - 1
-    front = position + tables.ahead.index_select(0, direction.flatten()).view_as(direction)
+    front = position + tables.ahead.take(direction)
     tile = grid.gather(-1, front[..., None]).squeeze(-1)
     forward = action == FORWARD
     position = torch.where(forward & (tile != WALL), front, position)
-    direction = (direction + tables.turn.index_select(0, action.flatten()).view_as(action)) & 3
+    direction = (direction + tables.turn.take(action)) & 3
     steps = (steps + 1).clamp(max=limit)
 
     goal = forward & (tile == GOAL)
-    reward = tables.reward.index_select(0, steps.flatten()).view_as(steps) * goal
+    reward = tables.reward.take(steps) * goal
     terminated = goal | (forward & (tile == LAVA))
     truncated = (steps == limit) & ~terminated
     return (position, direction, steps), (reward, terminated, truncated)

@@ -9,34 +9,8 @@ import torch
 from envs.cave.tiles import EMPTY, GOAL, LAVA, MOSS, START, WALL
 from envs.cave.worlds import CaveWorlds
 
-minigrid_env = pytest.importorskip("minigrid.minigrid_env", reason="needs the extra 'levels'")
-from minigrid.core.grid import Grid  # noqa: E402
-from minigrid.core.mission import MissionSpace  # noqa: E402
-
-
-class Farama(minigrid_env.MiniGridEnv):
-    """MiniGrid itself, on a level of ours."""
-
-    def __init__(self, size: int, max_steps: int) -> None:
-        super().__init__(
-            MissionSpace(lambda: "get to the green goal square"),
-            grid_size=size,
-            max_steps=max_steps,
-            see_through_walls=True,
-            agent_view_size=5,
-        )
-
-    def begin(self, level: np.ndarray, direction: int) -> dict:
-        self._level, self._direction = level, direction
-        return self.reset()[0]
-
-    def _gen_grid(self, width: int, height: int) -> None:
-        colors = np.zeros(11, np.uint8)
-        colors[[WALL, MOSS, GOAL]] = 5, 2, 1  # grey, blue, green: as MiniGrid numbers its colours
-        self.grid, _ = Grid.decode(np.stack((self._level, colors[self._level], 0 * self._level), -1))
-        self.agent_pos = tuple(np.argwhere(self._level == START)[0])
-        self.agent_dir = self._direction
-        self.mission = ""
+pytest.importorskip("minigrid", reason="needs the extra 'levels'")
+from envs.cave.farama import FaramaCave
 
 
 def random_levels(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -55,7 +29,8 @@ def walk(size: int, max_steps: int | None, worlds: int, least_steps: int, seed: 
     """
     rng = np.random.default_rng(seed)
     ours = CaveWorlds(range(2), worlds // 2, size, max_steps)
-    theirs = [Farama(size, ours.max_episode_steps) for _ in range(worlds)]
+    levels = random_levels(worlds, size, rng)
+    theirs = [FaramaCave(levels, ours.max_episode_steps) for _ in range(worlds)]
     shape = (2, worlds // 2)
     seen = dict.fromkeys(("steps", "episodes", "goal", "lava", "limit"), 0)
     over = np.ones(worlds, bool)  # worlds that begin an episode now
@@ -67,17 +42,17 @@ def walk(size: int, max_steps: int | None, worlds: int, least_steps: int, seed: 
             return seen
         begin = over & ~resting
         if begin.any():
-            levels, starts = random_levels(worlds, size, rng), rng.integers(4, size=worlds)
+            levels[begin], starts = random_levels(begin.sum(), size, rng), rng.integers(4, size=worlds)
             ours.set_levels(
                 torch.from_numpy(levels.reshape(*shape, size, size)),
                 torch.from_numpy(starts.reshape(shape)),
                 torch.from_numpy(begin.reshape(shape)),
             )
             for row in np.flatnonzero(begin):
-                first = theirs[row].begin(levels[row], starts[row])
+                first, _ = theirs[row].reset(options={"level": levels[row], "direction": starts[row]})
                 images[row], directions[row] = first["image"], first["direction"]
             seen["episodes"] += int(begin.sum())
-        compare(ours, images, directions, ~resting)
+            compare(ours, images, directions, ~resting)
 
         action = rng.choice(7, worlds, p=[0.15, 0.15, 0.58, 0.03, 0.03, 0.03, 0.03])
         outcome = [x.flatten().numpy() for x in ours.step(torch.from_numpy(action.reshape(shape)))]
