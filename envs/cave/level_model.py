@@ -19,7 +19,7 @@ from torch import Tensor
 from envs.cave.placement import statistics
 from envs.cave.tiles import EMPTY, GOAL, LAVA, MOSS, START, TILES, WALL
 from rlreg.errors import NonFiniteError, UserError, require
-from rlreg.networks import Params, linear, uniform_init
+from rlreg.networks import MLP, Params, linear, uniform_init
 from rlreg.optim import Adam, gradients
 from rlreg.rng import Rng
 from rlreg.vae import VAE, Posterior, kl_to_standard_normal, log_softplus
@@ -153,11 +153,7 @@ class NormalizedMLP:
         self.norms = [BatchNorm(width) for width in self.sizes[1:-1]]
 
     def init(self, rng: Rng, name: str) -> Params:
-        params = {}
-        for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
-            for part, shape in (("weight", (fan_in, fan_out)), ("bias", (1, fan_out))):
-                key = f"{layer}.{part}"
-                params[key] = uniform_init(rng, f"init/{name}/{key}", fan_in, shape)
+        params = MLP(self.sizes).init(rng, name)
         for layer, norm in enumerate(self.norms):
             params |= {f"norm{layer}.{part}": value for part, value in norm.init(rng).items()}
         return params
@@ -209,7 +205,8 @@ class GraphEncoder:
             h = h.reshape(seeds, batch, nodes, GIN_WIDTH)
             layers.append(h)
         features = torch.cat(layers, dim=-1).flatten(2)
-        return self.mlp({key.removeprefix("mlp."): value for key, value in params.items()}, features, training)
+        of_mlp = {key.removeprefix("mlp."): value for key, value in params.items() if key.startswith("mlp.")}
+        return self.mlp(of_mlp, features, training)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
