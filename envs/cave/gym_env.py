@@ -134,7 +134,7 @@ class CaveVectorEnv(gymnasium.vector.VectorEnv):
             self._time = 0
         self._time += 1
         number, direction = self._draw(np.arange(self.num_envs))
-        levels = self._levels[number]
+        levels = self._levels.index_select(0, number)
         if "level" in options:
             given = _one_each(options["level"], self.num_envs, self._worlds.size)
             levels, number = torch.from_numpy(given).to(levels.device), torch.full_like(number, -1)
@@ -181,7 +181,8 @@ class CaveVectorEnv(gymnasium.vector.VectorEnv):
         where = torch.zeros(self.num_envs, dtype=torch.bool, device=device).index_fill_(0, index, True)
         number = torch.zeros(self.num_envs, dtype=torch.int64, device=device).index_copy_(0, index, drawn)
         direction = torch.zeros_like(number).index_copy_(0, index, drawn_direction)
-        self._worlds.set_levels(self._levels[number][None], direction[None], where[None])
+        levels = self._levels.index_select(0, number)
+        self._worlds.set_levels(levels[None], direction[None], where[None])
         return number.numpy(force=True)
 
     def _draw(self, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
