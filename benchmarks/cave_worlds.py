@@ -1,15 +1,15 @@
 """CaveEscape steps a second: our batched worlds beside Farama's MiniGrid. One run, interleaved rounds, medians.
 
-    python benchmarks/cave_worlds.py                            # about two minutes on two idle cores
+    python benchmarks/cave_worlds.py                            # about a minute and a half
     python benchmarks/cave_worlds.py --compile --worlds 4096
     python benchmarks/cave_worlds.py --device cuda --out cave_worlds.md
 
 A step is one random action in one world, its reward and ends, and the observation after it. "new levels": where an
-episode ended the next begins, in a level drawn from the pool (Farama's environments always do so; for ours the pool
-and the draws are ready-made tensors). A round gives every contestant one turn, so that a disturbance of the machine
-meets all alike; a figure is the median of its turns. All play the same random levels of size 15: 20 % wall, 7 % lava,
-28 % moss. Our worlds run on `--threads` threads; AsyncVectorEnv has a process for each of its worlds. Steps a second
-of processor time leave out the waiting for a busy machine (and what a GPU or other processes do: none are given).
+episode ended the next begins, in a level drawn at random (Gymnasium's and CaveVectorEnv always do so; elsewhere the
+draws are ready-made tensors). A round gives every contestant one turn, so that a disturbance of the machine meets all
+alike; a figure is the median of its turns. All play DRED's training set, 512 levels of size 15. Our worlds run on
+`--threads` threads; AsyncVectorEnv has a process for each of its worlds. Steps a second of processor time leave out
+the waiting for a busy machine; they are blank where a GPU or other processes do part of the work.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ from gymnasium.wrappers import FilterObservation
 from numpy.typing import NDArray
 
 from envs.cave.farama import FaramaCave
-from envs.cave.gym_env import CaveVectorEnv
-from envs.cave.tiles import EMPTY, GOAL, LAVA, MOSS, START, WALL
+from envs.cave.gym_env import TRAINING_SET, CaveVectorEnv
+from envs.cave.level_sets import level_set
 from envs.cave.worlds import NUM_ACTIONS, CaveWorlds
 from rlreg.runs import provenance
 
-SIZE, POOL = 15, 512
 ACTIONS = 64
 """Steps after which the ready-made draws repeat."""
 TURN_SECONDS = 0.5
@@ -66,24 +65,16 @@ class Contestant:
         return self.worlds / statistics.median(self.seconds)
 
 
-def random_levels(rng: np.random.Generator) -> NDArray[np.uint8]:
-    levels = rng.choice([WALL, LAVA, MOSS, EMPTY], (POOL, SIZE, SIZE), p=[0.2, 0.07, 0.28, 0.45]).astype(np.uint8)
-    levels[:, [0, -1]] = levels[:, :, [0, -1]] = WALL
-    for level in levels:
-        level[1:-1, 1:-1].flat[rng.choice((SIZE - 2) ** 2, 2, replace=False)] = GOAL, START
-    return levels
-
-
 def ours(levels: NDArray, n: int, new_levels: bool, device: str, compiled: bool) -> Contestant:
     """`CaveWorlds`, tensors in and out."""
     generator = torch.Generator().manual_seed(0)
     pool = torch.from_numpy(levels).to(device)
-    worlds = CaveWorlds([0], n, SIZE, device=device)
+    worlds = CaveWorlds([0], n, levels.shape[-1], device=device)
 
     def draws(high: int) -> torch.Tensor:
         return torch.randint(high, (ACTIONS, 1, n), generator=generator).to(device)
 
-    actions, directions, choices = draws(NUM_ACTIONS), draws(4), draws(POOL)
+    actions, directions, choices = draws(NUM_ACTIONS), draws(4), draws(len(levels))
     worlds.set_levels(pool[choices[0]], directions[0])
 
     def step(action: torch.Tensor, choice: torch.Tensor, direction: torch.Tensor) -> Any:
@@ -209,8 +200,8 @@ def main() -> None:
         parser.error("--device cuda: no CUDA device is available")
     torch.set_num_threads(args.threads)
 
-    levels = random_levels(np.random.default_rng(0))
-    limit = CaveWorlds([0], 1, SIZE).max_episode_steps
+    levels = level_set(TRAINING_SET).levels
+    limit = CaveWorlds([0], 1, levels.shape[-1]).max_episode_steps
     contestants = [single(FaramaCave(levels, limit))]
     for n in args.workers:
         # Without the mission, a text, observations can travel in shared memory, which is faster.

@@ -127,7 +127,7 @@ class CaveWorlds:
     def levels(self) -> Tensor:
         """(S, N, G, G) uint8: the worlds' levels, with EMPTY for their START."""
         rows = self._grid.unflatten(-1, (-1, self._stride))
-        return rows[..., _REACH + 1 : -_REACH, : self.size]
+        return rows[..., _REACH + 1 : -_REACH, : self.size].clone()
 
     @property
     def cell(self) -> Tensor:
@@ -188,11 +188,13 @@ class CaveWorlds:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to continue exactly, as numpy arrays."""
-        return {name: value.cpu().numpy().copy() for name, value in zip(_STATE, self._state(), strict=True)}
+        return {name: value.numpy(force=True).copy() for name, value in zip(_STATE, self._state(), strict=True)}
 
     def load_state_dict(self, state: dict[str, Any]) -> Observation:
-        """Continue from `state_dict()`. Returns the observation of that moment. Raises `UserError` if the state
-        is of other worlds: of another number or size."""
+        """Continue from `state_dict()`. Returns the observation of that moment.
+
+        Raises `UserError` if the state is of other worlds: of another number or size.
+        """
         for name, value in zip(_STATE, self._state(), strict=True):
             saved = np.shape(state.get(name))
             if saved != value.shape:
