@@ -5,9 +5,11 @@ from hydra.core.config_store import ConfigStore
 from agents.a2pr import A2PRConfig
 from agents.bc import BCConfig
 from agents.iql import IQLConfig
+from agents.level_replay import ACCELConfig, CurriculumConfig, EditReplayConfig, RobustPLRConfig
 from agents.sb3 import SB3Config
 from agents.td3 import TD3Config
 from agents.td3_bc import TD3BCConfig
+from agents.vae_dred import VAEDREDConfig
 
 SCHEMAS = {
     "td3_schema": TD3Config,
@@ -16,6 +18,11 @@ SCHEMAS = {
     "iql_schema": IQLConfig,
     "a2pr_schema": A2PRConfig,
     "sb3_schema": SB3Config,
+    "curriculum_schema": CurriculumConfig,
+    "robust_plr_schema": RobustPLRConfig,
+    "accel_schema": ACCELConfig,
+    "edit_replay_schema": EditReplayConfig,
+    "vae_dred_schema": VAEDREDConfig,
 }
 
 

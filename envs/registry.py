@@ -1,8 +1,8 @@
-"""Every task as a Hydra choice: `env=dmc/<domain>-<task>`, `env=gym/<id>` and `env=d4rl/<dataset>`."""
+"""Every task as a Hydra choice: `env=dmc/<domain>-<task>`, `gym/<id>`, `d4rl/<dataset>` and `cave_escape`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -64,8 +64,41 @@ class D4RLConfig:
     """Processes for the evaluation worlds: 0 steps them in this one, 'auto' decides."""
 
 
+@dataclass
+class CaveConfig:
+    """CaveEscape: levels to train on, and levels to measure transfer on."""
+
+    _target_: str = "envs.cave.space.make"
+    name: str = "cave_escape"
+    """What run folders and tables call the environment."""
+    dataset: str = "cave_escape_512_4ts_varp"
+    """The training levels: the train split of a set of DRED's by its name, or a level-set file."""
+    count: int | None = None
+    """So many of its levels only, balanced over its structures."""
+    evaluate_on: list[str] = field(
+        default_factory=lambda: [
+            "cave_escape_512_4ts_varp:test",
+            "cave_escape_112_14ts_varp:test",
+            "cave_escape_112_14ts_varpl_p5m:test",
+            "cave_escape_112_14ts_p50l_p5m:test",
+        ]
+    )
+    """Sets to measure on, `<name>:<split>` or a file; the first is the held-out set of the generalisation gap."""
+    evaluate_count: int | None = None
+    """At most so many levels of each, balanced over its structures."""
+    layouts: str | None = None
+    """A file or folder of wall layouts, for sets that the package has none for (45 x 45)."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is cut; by default 250 for levels of 15 x 15, 2250 for 45 x 45."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "evaluate_count", "max_episode_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"env.{name}", value, "a whole number >= 1, or null")
+
+
 def register_schemas() -> None:
-    """Make every task of the three families a choice of `env=`."""
+    """Make every task a choice of `env=`."""
     store = ConfigStore.instance()
     for task in task_names():
         store.store(group="env/dmc", name=task, package="env", node=DMCConfig(task=task))
@@ -77,3 +110,4 @@ def register_schemas() -> None:
         store.store(
             group="env/d4rl", name=dataset, package="env", node=D4RLConfig(id=dataset, name=f"d4rl/{dataset}")
         )
+    store.store(group="env", name="cave_escape", package="env", node=CaveConfig())

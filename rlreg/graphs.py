@@ -25,13 +25,17 @@ def check_mode(mode: str, device: torch.device) -> None:
     require(mode != "graph" or device.type == "cuda", "compile", mode, "auto, compile or eager on the CPU")
 
 
-def prepare(update: Update, mode: str, device: torch.device, num_updates: int) -> Update:
+def prepare(update: Update, mode: str, device: torch.device, num_updates: int, per_call: int = 1) -> Update:
     """`update(step, flag)` made fast, for a run of `num_updates` of it.
 
     `step` is a 0-d int64 tensor and `flag` a Python bool, for each of which there is a program of its own.
     Modes: `eager`; `compile` (torch.compile); `graph` (a CUDA graph of the compiled update, of the eager
     one where no compiler is at hand); `auto`, the fastest of them that is expected to pay, which falls
     back to eager with one warning where the compiler fails. All modes compute the same update to rounding.
+
+    With `per_call` above 1 a call is `updates(step, flags)`: that many updates, the first of which has the number
+    `step`, with a tuple of as many flags. They are one CUDA graph; where there is none, the one compiled update in a
+    loop, since a program of them all would take the compiler as many times as long.
     """
     check_mode(mode, device)
     if mode == "auto":
@@ -40,14 +44,28 @@ def prepare(update: Update, mode: str, device: torch.device, num_updates: int) -
     else:
         strict = mode == "compile"
     if mode == "eager":
-        return update
+        return _several(update, per_call)
     # Unguarded are module constants and library functions, which stay as they are while a run lasts; checking
     # hundreds of them would cost 2-4 % of an update. Whatever hangs on `update` itself stays guarded.
     skip = getattr(torch.compiler, "skip_guard_on_globals_unsafe", None)  # torch 2.8
     options = {"guard_filter_fn": skip} if skip else None
     compiled = torch.compile(update, fullgraph=True, dynamic=False, options=options)
-    program = _Compiled(compiled, None if strict else update)
+    program = _several(_Compiled(compiled, None if strict else update), per_call)
     return CudaGraph(program) if mode == "graph" else program
+
+
+def _several(update: Update, per_call: int) -> Update:
+    """`updates(step, flags)`, which makes updates step, step + 1, ... and returns the last metrics of each name."""
+    if per_call == 1:
+        return update
+
+    def updates(step: Tensor, flags: tuple[bool, ...]) -> dict[str, Tensor]:
+        metrics = {}
+        for k, flag in enumerate(flags):
+            metrics |= update(step + k, flag)
+        return metrics
+
+    return updates
 
 
 class _Compiled:
@@ -74,7 +92,7 @@ class _Compiled:
 
 
 class CudaGraph:
-    """`update(step, flag)` captured as a CUDA graph, one a flag, and replayed.
+    """`update(step, flag)` captured as a CUDA graph, one a flag (or tuple of flags), and replayed.
 
     The captured program reads and writes the very tensors it was captured with (parameters, optimiser
     state, replay memory), so those must be changed in place only. The returned metrics are overwritten by
@@ -86,10 +104,10 @@ class CudaGraph:
     def __init__(self, update: Update) -> None:
         self._update = update
         self._step: Tensor | None = None
-        self._calls: dict[bool, int] = {}
-        self._graphs: dict[bool, tuple[torch.cuda.CUDAGraph, Any]] = {}
+        self._calls: dict[Any, int] = {}
+        self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Any]] = {}
 
-    def __call__(self, step: Tensor, flag: bool) -> Any:
+    def __call__(self, step: Tensor, flag: Any) -> Any:
         if self._step is None:
             self._step = step.clone()
         self._step.copy_(step)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -28,6 +29,15 @@ DASHBOARD = {
         "loss of the behaviour policy": ["behaviour/vae_loss"],
         "share of VAE actions": ["behaviour/share_of_vae_actions"],
         "state value": ["train/value"],
+    },
+    "curriculum": {
+        "solve rate, held out": ["eval/solved"],
+        "solve rate, training levels": ["transfer/train_solved"],
+        "generalisation gap": ["transfer/generalisation_gap"],
+        "shift gap": ["transfer/shift_gap"],
+        "mutual information of features and levels": ["transfer/mutual_information"],
+        "new levels solved": ["levels/new_solved"],
+        "share of the dataset in what is drawn": ["levels/dataset_mass"],
     },
 }
 
@@ -70,6 +80,10 @@ class Logger:
         for writer, own in zip(self._seeds, values.detach().float().cpu(), strict=True):
             if (own := own[own.isfinite()]).numel():
                 writer.add_histogram(tag, own, step)
+
+    def image(self, step: int, tag: str, picture: np.ndarray) -> None:
+        """A picture (height, width, 3) uint8."""
+        self._all.add_image(tag, picture, step, dataformats="HWC")
 
     def scalar(self, step: int, tag: str, value: float) -> None:
         """One number for the whole process, such as `time/fps`."""

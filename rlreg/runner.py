@@ -17,6 +17,7 @@ from rlreg.errors import UserError
 from rlreg.evaluation import evaluate
 from rlreg.graphs import check_mode
 from rlreg.runs import RunFolder
+from rlreg.training.curriculum import transfer
 from rlreg.training.offline import OfflineTraining, Score
 from rlreg.training.online import OnlineTraining
 
@@ -64,22 +65,28 @@ def train(cfg: DictConfig) -> None:
         raise UserError(f"every seed's loss turned non-finite; see the files in {folder.path}")
 
 
+# What a loop needs of an environment, in words: what agents of that loop do, what such an environment is, and an
+# example of each.
+KINDS = {
+    "worlds": ("learns online", "has continuous actions and no data", "env=gym/Hopper-v4", "agent=td3"),
+    "dataset": ("learns from a dataset", "is a dataset", "env=d4rl/hopper-medium-v2", "agent=td3_bc"),
+    "levels": ("learns from a curriculum of levels", "is a set of levels", "env=cave_escape", "agent=vae_dred"),
+}
+
+
 def _loop(cfg: DictConfig, agent: Any) -> type:
     """The loop that an agent names as its `Training`; the online one where it names none.
 
-    Raises `UserError` for an environment that has no data to learn from, or nothing but data.
+    Raises `UserError` for an environment of another kind than the loop needs.
     """
     loop = getattr(agent, "Training", OnlineTraining)
-    has_data = _hook(cfg, "dataset") is not None
-    if issubclass(loop, OfflineTraining) and not has_data:
+    kind = "dataset" if _hook(cfg, "dataset") else "levels" if _hook(cfg, "LEVELS") else "worlds"
+    if loop.needs != kind:
+        does, _, env, _ = KINDS[loop.needs]
+        _, other, _, other_agent = KINDS[kind]
         raise UserError(
-            f"agent={cfg.agent.name} learns from a dataset, and env={cfg.env.name} has none; give a dataset "
-            "such as env=d4rl/hopper-medium-v2, or an agent such as agent=td3"
-        )
-    if has_data and not issubclass(loop, OfflineTraining):
-        raise UserError(
-            f"agent={cfg.agent.name} learns online, and env={cfg.env.name} is a dataset; give an agent such as "
-            "agent=td3_bc, or an environment such as env=gym/Hopper-v4"
+            f"agent={cfg.agent.name} {does}, and env={cfg.env.name} {other}; give an environment such as {env}, "
+            f"or an agent such as {other_agent}"
         )
     return loop
 
@@ -103,17 +110,26 @@ def _drop_replay(folder: RunFolder, settings: Config) -> None:
 
 
 def evaluate_run(cfg: DictConfig) -> None:
-    """Evaluate a run's checkpoint: `mode=evaluate run_dir=...`, `eval.episodes` episodes a seed."""
+    """Evaluate a run's checkpoint: `mode=evaluate run_dir=...`, `eval.episodes` episodes a seed.
+
+    A curriculum's is evaluated once on each level of the run's sets, or of `env.evaluate_on`.
+    """
     folder = _given_run(cfg)
     run_cfg = folder.load_config()
     agent, step = load_agent(folder, cfg.device, cfg.checkpoint)
-    env = build_env(run_cfg, agent.seeds, cfg.eval.episodes, 1, device=cfg.device)
-    env.reset()
-    values = evaluate(agent, env, env.state_dict(), agent.config.discount)
-    if (score := task_score(run_cfg)) is not None:
-        values["score"] = score(values["return"])
-    env.close()
-    print(f"{folder.path} at step {step}, {cfg.eval.episodes} episodes a seed")
+    if _loop(run_cfg, agent).needs == "levels":
+        space = build_env(run_cfg if cfg.env.name != run_cfg.env.name else cfg, agent.seeds, 1, 1, device=cfg.device)
+        values = transfer(agent, space, step)
+        what = "every level once"
+    else:
+        env = build_env(run_cfg, agent.seeds, cfg.eval.episodes, 1, device=cfg.device)
+        env.reset()
+        values = evaluate(agent, env, env.state_dict(), agent.config.discount)
+        if (score := task_score(run_cfg)) is not None:
+            values["score"] = score(values["return"])
+        env.close()
+        what = f"{cfg.eval.episodes} episodes a seed"
+    print(f"{folder.path} at step {step}, {what}")
     for i, seed in enumerate(agent.seeds):
         print(f"seed {seed}: " + ", ".join(f"{name} {value[i]:.2f}" for name, value in values.items()))
 
@@ -196,7 +212,8 @@ def build_agent(cfg: DictConfig, seeds: Sequence[int], device: str) -> Any:
     settings = _settings(cfg.regularizer)
     regularizer = locate(settings.pop("_target_"))(**settings)
     agent = locate(cfg.agent._target_)
-    config = agent.Config(**_settings(cfg.agent))
+    schema = OmegaConf.structured(agent.Config)  # which nests dataclasses, and checks them
+    config = OmegaConf.to_object(OmegaConf.merge(schema, _settings(cfg.agent)))
     return agent(config, regularizer, obs_dim, action_dim, seeds, device)
 
 

@@ -25,6 +25,7 @@ from rlreg.errors import UserError
 _NOT_IDENTITY = {
     *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads", "collect", "mixture", "out"),
     *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_replay")),
+    "train.updates_per_call",
 }
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
 

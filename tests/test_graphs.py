@@ -58,6 +58,22 @@ def test_compiled_updates_equal_eager_ones(num_seeds: int, policy_delay: int) ->
     torch.testing.assert_close(compiled_metrics, eager_metrics, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["eager", pytest.param("compile", marks=pytest.mark.skipif(not COMPILER, reason="-"))])
+def test_several_updates_a_call_are_those_one_by_one(mode: str) -> None:
+    agent, replay = learner(range(2))
+
+    def update(step: torch.Tensor, update_actor: bool) -> dict[str, torch.Tensor]:
+        return agent.update(replay.sample("replay", step, agent.config.batch_size), step, update_actor)
+
+    program, metrics = prepare(update, mode, CPU, 9, per_call=3), {}
+    for first in (1, 4, 7):
+        metrics |= program(torch.tensor(first), tuple(n % 2 == 0 for n in range(first, first + 3)))
+    alone, alone_metrics = train(range(2), 2, mode, 9)
+    for name in ("actor_params", "critic_params", "actor_target", "critic_target"):
+        torch.testing.assert_close(getattr(agent, name), getattr(alone, name), rtol=0, atol=0)
+    torch.testing.assert_close(metrics, alone_metrics, rtol=0, atol=0)
+
+
 def test_auto_does_not_compile_short_runs() -> None:
     def update(step: torch.Tensor, flag: bool) -> dict[str, torch.Tensor]:
         return {}

@@ -136,6 +136,25 @@ def test_a_run_does_not_go_on_with_other_data(monkeypatch, capsys, tmp_path, fil
     assert "not the data that the run in" in capsys.readouterr().err
 
 
+def test_several_updates_a_call_give_the_same_run(monkeypatch, tmp_path, file):
+    """A call of 5 goes over both phases of the policy delay; a run can go on with another number."""
+    table, tensors = train(monkeypatch, tmp_path / "one", file, *A2PR)
+    run = tmp_path / "several"
+    five = (*A2PR, "train.updates_per_call=5")
+    same, others = train(monkeypatch, run, file, *five)
+    assert same == table
+    for name in tensors:
+        torch.testing.assert_close(others[name], tensors[name], rtol=0, atol=0, equal_nan=True)
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints/step-000000000060")
+    assert train(monkeypatch, run, file, *A2PR, "train.updates_per_call=10")[0] == table
+
+    events = (EventAccumulator(str(tmp_path / name / "tensorboard/seed-0")).Reload() for name in ("one", "several"))
+    one, several = events
+    for tag in ("train/critic_loss", "train/actor_loss"):
+        assert [(e.step, e.value) for e in one.Scalars(tag)] == [(e.step, e.value) for e in several.Scalars(tag)]
+
+
 @pytest.mark.parametrize("agent", ["bc", "iql"])
 def test_a_seed_learns_the_same_beside_others(monkeypatch, tmp_path, file, agent):
     _, both = train(monkeypatch, tmp_path / "both", file, f"agent={agent}", "seeds=[3,7]", "eval.every=60")
@@ -146,12 +165,14 @@ def test_a_seed_learns_the_same_beside_others(monkeypatch, tmp_path, file, agent
 
 
 MISTAKES = {
-    ("agent=a2pr", "env=dmc/cartpole-swingup"): "a2pr learns from a dataset, and env=dmc/cartpole-swingup has none",
-    ("agent=beer",): f"agent=beer learns online, and env=d4rl/{NAME} is a dataset; give an agent such as agent=td3_bc",
+    ("agent=a2pr", "env=dmc/cartpole-swingup"): "a2pr learns from a dataset, and env=dmc/cartpole-swingup has",
+    ("agent=beer",): f"agent=beer learns online, and env=d4rl/{NAME} is a dataset; give an environment such as",
     ("agent=td3_bc", "env.path=/no/such.hdf5"): "dataset /no/such.hdf5: no such file",
     ("agent=td3_bc", "env=d4rl/antmaze-umaze-v2"): "cannot be evaluated",
     ("agent=td3_bc", "env.pth=x"): "unknown key 'env.pth'; did you mean 'env.path'?",
     ("agent=td3_bc", "env=d4rl/halfcheetah-medium-v2", "env.path=FILE"): "observations of 11 numbers",
+    ("agent=bc", "train.updates_per_call=7"): "train.log_every=10 is not valid; give a multiple of",
+    ("agent=bc", "train.updates_per_call=5", "eval.every=12"): "eval.every=12 is not valid; give a multiple of",
 }
 
 

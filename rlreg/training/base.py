@@ -59,6 +59,8 @@ class Training(ABC):
 
     unit: ClassVar[str] = "step"
     """What `train.total_steps` counts."""
+    needs: ClassVar[str] = "worlds"
+    """What it needs of an environment: worlds to act in, a dataset, or levels."""
     stride: int = 1
     """Steps of an iteration."""
 
@@ -216,12 +218,12 @@ class Training(ABC):
         self.reported_dead = ~self.agent.alive.cpu()
         return True
 
-    def _restore_info(self, info: dict[str, Any]) -> None:
+    def _restore_info(self, info: dict[str, Any]) -> None:  # noqa: B027 (optional)
         """Take up what a loop's own `_info` has put by."""
 
 
 class BatchTraining(Training):
-    """A run that learns from batches of stored transitions, one update at a time, and is evaluated in worlds."""
+    """A run that learns from batches of stored transitions, and is evaluated in worlds."""
 
     def __init__(
         self,
@@ -233,21 +235,28 @@ class BatchTraining(Training):
         compile: str,
         memory: Memory,
         num_updates: int,
+        per_call: int = 1,
     ) -> None:
-        """`make_env(num_worlds, 1)` gives the worlds to evaluate in; a run makes `num_updates` updates in all."""
+        """`make_env(num_worlds, 1)` gives the worlds to evaluate in.
+
+        A run makes `num_updates` updates in all, `per_call` of them each time it learns.
+        """
         super().__init__(agent, train, evaluation, folder)
         self.memory = memory
         self.eval_env = make_env(evaluation.episodes, 1)
         self.eval_env.reset()
         self.eval_start = self.eval_env.state_dict()
-        self.update = prepare(self._update, compile, agent.device, num_updates)
+        self.per_call = per_call
+        self.update = prepare(self._update, compile, agent.device, num_updates, per_call)
         self.update_number = torch.zeros((), dtype=torch.int64, device=agent.device)
 
     def _learn(self) -> None:
-        """The next update."""
-        self.updates += 1
-        self.update_number.fill_(self.updates)
-        self.metrics |= self.update(self.update_number, self.updates % self.agent.config.policy_delay == 0)
+        """The next `per_call` updates."""
+        numbers = range(self.updates + 1, self.updates + 1 + self.per_call)
+        flags = tuple(number % self.agent.config.policy_delay == 0 for number in numbers)
+        self.updates += self.per_call
+        self.update_number.fill_(numbers[0])
+        self.metrics |= self.update(self.update_number, flags if self.per_call > 1 else flags[0])
 
     def _update(self, number: Tensor, update_actor: bool) -> dict[str, Tensor]:
         batch = self.memory.sample("replay", number, self.agent.config.batch_size)

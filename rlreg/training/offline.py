@@ -21,6 +21,7 @@ class OfflineTraining(BatchTraining):
     """One run of S seeds that learn from the same data. Steps are updates."""
 
     unit = "update"
+    needs = "dataset"
 
     def __init__(
         self,
@@ -34,8 +35,10 @@ class OfflineTraining(BatchTraining):
         score: Score | None = None,
     ) -> None:
         """`score` adds a column to eval.csv: the mean return, normalised."""
-        self.data, self.score = data, score
-        super().__init__(agent, make_env, train, evaluation, folder, compile, data, train.total_steps)
+        self.data, self.score, self.stride = data, score, train.updates_per_call
+        super().__init__(
+            agent, make_env, train, evaluation, folder, compile, data, train.total_steps, train.updates_per_call
+        )
         if score is not None:
             self.eval_tags = EVAL_TAGS | {"score": "eval/score"}
 
@@ -46,7 +49,7 @@ class OfflineTraining(BatchTraining):
 
     def _iterate(self) -> None:
         self._learn()
-        self.step += 1
+        self.step += self.stride
 
     def _measure(self) -> dict[str, Tensor]:
         values = super()._measure()

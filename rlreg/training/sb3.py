@@ -32,6 +32,8 @@ class SB3Training:
     the seeds that were finished, and starts the one that was running again from its first step.
     """
 
+    needs = "worlds"
+
     def __init__(
         self,
         agent: Any,

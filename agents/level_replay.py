@@ -1,0 +1,358 @@
+"""Curricula of levels: uniform, PLR, domain randomisation, robust PLR, ACCEL, ACCEL-D and EL-DRED.
+
+One student (`agents.ppo`), one buffer of scored levels (`rlreg.levels`), one way to play (`rlreg.rollouts`). A method
+is what it does in a cycle: which levels it plays, whether the student learns from that, and which levels are new.
+VAE-DRED is in `agents.vae_dred`. After Garcin et al. (ICML 2024); PLR: Jiang et al. 2021a, robust PLR: Jiang et al.
+2021b, ACCEL: Parker-Holder et al. 2022.
+Shapes: S seeds, T steps of a rollout, N worlds a seed, K slots of the buffer, G a level's side.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.ppo import PPO, PPOConfig
+from rlreg.errors import require
+from rlreg.levels import LevelsConfig, ScoredLevels, Scores, draw, episode_scores
+from rlreg.regularizers import Metrics, Regularizer
+from rlreg.rng import Rng
+from rlreg.rollouts import Rollout, play
+from rlreg.training.curriculum import CurriculumTraining, LevelSpace
+
+
+@dataclass
+class InformationConfig:
+    """Measuring the mutual information of the student's features and the training levels (`rlreg.transfer`)."""
+
+    every: int = 10
+    """Updates between two measurements, each of which trains the classifier a little further; 0 for none."""
+    num_worlds: int = 8
+    length: int = 2048
+    """Steps of each world in a measurement."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "agent.information.every", self.every, "a whole number >= 0")
+        for name in ("num_worlds", "length"):
+            require(getattr(self, name) >= 1, f"agent.information.{name}", getattr(self, name), "a whole number >= 1")
+
+
+@dataclass
+class CurriculumConfig:
+    """What every curriculum has."""
+
+    _target_: str = "agents.level_replay.LevelReplay"
+    name: str = "plr"
+    """What run folders and tables call the method."""
+    student: PPOConfig = field(default_factory=PPOConfig)
+    levels: LevelsConfig = field(default_factory=LevelsConfig)
+    """`dataset_levels` is put right once the dataset is known, for methods that have one."""
+    information: InformationConfig = field(default_factory=InformationConfig)
+
+
+class Curriculum(ABC):
+    """S students, each with a curriculum of its own."""
+
+    Config = CurriculumConfig
+    Training = CurriculumTraining
+    uses_dataset = True
+    """Whether the training levels are the buffer's to begin with."""
+    grows = True
+    """Whether levels are added to the buffer; it has no room beyond the dataset where not."""
+
+    def __init__(
+        self,
+        config: Any,
+        regularizer: Regularizer,
+        obs_dim: int,
+        num_actions: int,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`obs_dim` is not needed: the student's network is made for MiniGrid's view."""
+        self.config = config
+        self.student = PPO(config.student, regularizer, num_actions, seeds, device)
+        self.seeds, self.device, self.alive = self.student.seeds, self.student.device, self.student.alive
+        self.rng = Rng(seeds, device)
+
+    def attach(self, space: LevelSpace, num_updates: int) -> None:
+        """Take up the levels of `space`, for a run of `num_updates` updates of the student."""
+        self.space = space
+        self.num_worlds, self.length = self.config.student.num_worlds, self.config.student.rollout_length
+        self.worlds = space.worlds(self.seeds, self.num_worlds)
+        self.size = space.size
+        dataset = space.dataset.flatten(1) if self.uses_dataset else None
+        number = len(space.dataset) if self.uses_dataset else 0
+        capacity = self.config.levels.capacity if self.grows else max(1, number)
+        levels = replace(self.config.levels, capacity=capacity, dataset_levels=number)
+        self.buffer = ScoredLevels(levels, len(self.seeds), self.size**2, dataset, self.device)
+        self.warm_up = self.buffer.warm_up_cycles(self.num_worlds) if self.uses_dataset else 0
+        self.num_cycles = self.warm_up + num_updates
+        self.cycles = 0
+        """Cycles so far: each plays at least one rollout."""
+        self.env_steps = 0
+        """Environment steps so far, a seed."""
+        self.last: Metrics = {}
+        """What the last cycle has to report, (S,) each."""
+        self.fresh: Tensor | None = None
+        """The newest levels that are no dataset's, (S, n, G, G), to look at."""
+
+    def begin(self, report: Callable[[str], None]) -> None:  # noqa: B027 (optional)
+        """What has to be done before the first cycle; `report(text)` tells the user of slow parts."""
+
+    @abstractmethod
+    def cycle(self) -> Metrics | None:
+        """One cycle; the student's metrics (S,), or None if it made no gradient step."""
+
+    # ------------------------------------------------------- the common pieces
+
+    def play(self, levels: Tensor, schedule: Tensor, stream: str) -> Rollout:
+        """A rollout in `levels` (S, K, G * G) by the indices in `schedule` (S, T + 1, N)."""
+        maps = levels.view(len(self.seeds), -1, self.size, self.size)
+        rollout = play(self.student, self.worlds, maps, schedule, self.rng, stream, self.cycles)
+        self.env_steps += self.length * self.num_worlds
+        done = rollout.done
+        episodes = done.sum(dim=(1, 2)).clamp_min(1)
+        self.last["rollout/ep_rew_mean"] = rollout.reward.sum(dim=(1, 2)) / episodes
+        self.last["rollout/ep_len_mean"] = (self.length * self.num_worlds) / episodes
+        return rollout
+
+    def scores(self, rollout: Rollout) -> Scores:
+        """Of every episode that finished, at its last step, (S, T, N)."""
+        return episode_scores(self.student.advantage(rollout), rollout.reward, rollout.done)
+
+    def see_the_dataset(self) -> None:
+        """A cycle of the warm-up: play levels that have not been seen yet, to score them."""
+        uniform = self.rng.uniform("levels/unseen", self.cycles, (self.buffer.config.dataset_levels,))
+        schedule = self.constant(self.buffer.draw_unseen(uniform, self.num_worlds))
+        rollout = self.play(self.buffer.levels, schedule, "warm_up")
+        self.buffer.update(rollout.level, self.scores(rollout))
+
+    def replay(self, eta: float = 0.0) -> Rollout:
+        """Play levels drawn from P, a new one for each episode, and score them."""
+        uniform = self.rng.uniform("levels/draw", self.cycles, (self.length + 1, self.num_worlds))
+        schedule = draw(self.buffer.distribution(eta), uniform)
+        rollout = self.play(self.buffer.levels, schedule, "replay")
+        self.buffer.record_draws(rollout.level, rollout.start)
+        self.buffer.update(rollout.level, self.scores(rollout))
+        return rollout
+
+    def audition(self, levels: Tensor, eta: float = 0.0) -> Rollout:
+        """Play new levels (S, N, G, G), one a world, without learning, and offer them to the buffer."""
+        self.fresh = levels
+        rows = levels.flatten(2)
+        index = torch.arange(self.num_worlds, device=self.device).expand(len(self.seeds), -1)
+        rollout = self.play(rows, self.constant(index), "audition")
+        inserted = self.buffer.insert(rows, self.scores(rollout).of_worlds(), eta)
+        self.last["levels/inserted"] = inserted.float().mean(dim=1)
+        self.last["levels/new_solved"] = ((rollout.reward > 0).any(dim=1)).float().mean(dim=1)
+        return rollout
+
+    def constant(self, index: Tensor) -> Tensor:
+        """The schedule (S, T + 1, N) of worlds that keep their level, `index` (S, N)."""
+        return index.unsqueeze(1).expand(-1, self.length + 1, -1)
+
+    @property
+    def eta(self) -> float:
+        """The secondary term's share, from 0 to 1 over the run."""
+        return self.cycles / self.num_cycles
+
+    # ----------------------------------------------------------------- state
+
+    def distribution(self) -> Tensor | None:
+        """P over the buffer's slots now, (S, K); None where levels are not drawn from it."""
+        return self.buffer.distribution(self.eta)
+
+    def statistics(self) -> Metrics:
+        """What there is to log beside the student's metrics, (S,) each."""
+        probability = self.distribution()
+        return self.last if probability is None else self.last | self.buffer.statistics(probability)
+
+    def state(self) -> dict[str, Any]:
+        """What the student is, by name."""
+        return self.student.state()
+
+    def progress(self) -> dict[str, Any]:
+        """The tensors of the curriculum, by name."""
+        return {"levels": self.buffer.state()}
+
+
+class LevelReplay(Curriculum):
+    """PLR on a fixed dataset; with equal scores (`primary.score=uniform`, `rho=0`), uniform sampling."""
+
+    grows = False
+
+    def cycle(self) -> Metrics | None:
+        self.cycles += 1
+        if self.cycles <= self.warm_up:
+            self.see_the_dataset()
+            return None
+        return self.student.update(self.replay(self.eta))
+
+
+class DomainRandomization(Curriculum):
+    """DR: every cycle new random levels, each kept for all episodes of its world's rollout."""
+
+    uses_dataset = grows = False
+
+    def cycle(self) -> Metrics | None:
+        self.cycles += 1
+        self.fresh = self.space.random_levels(self.rng, "levels/random", self.cycles, self.num_worlds)
+        index = torch.arange(self.num_worlds, device=self.device).expand(len(self.seeds), -1)
+        return self.student.update(self.play(self.fresh.flatten(2), self.constant(index), "random"))
+
+    def distribution(self) -> None:
+        return None
+
+
+@dataclass
+class RobustPLRConfig(CurriculumConfig):
+    """Robust PLR's knobs."""
+
+    _target_: str = "agents.level_replay.RobustPLR"
+    name: str = "robust_plr"
+    replay_probability: float = 0.5
+    """Share of cycles that replay, once there is enough to replay."""
+    least_fill: float = 0.5
+    """Share of the buffer that has to be proposed before the first replay."""
+
+    def __post_init__(self) -> None:
+        for name in ("replay_probability", "least_fill"):
+            value = getattr(self, name)
+            require(0 < value <= 1, f"agent.{name}", value, "a number in (0, 1]")
+
+
+class RobustPLR(Curriculum):
+    """Random levels enter the buffer by their scores; the student learns from replayed levels only.
+
+    Whether a cycle replays is one toss for all seeds, a function of the cycle's number, and how full the buffer
+    is counts proposals instead of what is stored: so all seeds do the same thing at the same time, and none
+    depends on which others run beside it.
+    """
+
+    Config = RobustPLRConfig
+    uses_dataset = False
+
+    def attach(self, space: LevelSpace, num_updates: int) -> None:
+        super().attach(space, num_updates)
+        self.proposed = torch.zeros((), dtype=torch.int64)
+        """Levels offered to the buffer so far, a seed."""
+        self.coin = Rng([0])
+
+    def cycle(self) -> Metrics | None:
+        self.cycles += 1
+        if not self.replays():
+            self.propose(self.new_levels())
+            return None
+        return self.student.update(self.replay())
+
+    def replays(self) -> bool:
+        c = self.config
+        fill = min(1.0, self.proposed.item() / c.levels.capacity)
+        toss = self.coin.uniform("levels/replay", self.cycles, ()).item()
+        return fill >= c.least_fill and toss < min(fill, c.replay_probability)
+
+    def new_levels(self) -> Tensor:
+        return self.space.random_levels(self.rng, "levels/random", self.cycles, self.num_worlds)
+
+    def propose(self, levels: Tensor) -> None:
+        self.audition(levels)
+        self.proposed += self.num_worlds
+
+    def progress(self) -> dict[str, Any]:
+        return super().progress() | {"proposed": {"count": self.proposed}}
+
+
+@dataclass
+class EditConfig:
+    """How levels are edited."""
+
+    num_parents: int = 4
+    """Worlds whose levels are edited after a replay: those of the lowest return less value loss."""
+    num_edits: int = 5
+    """Changes a level."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_parents", "num_edits"):
+            require(getattr(self, name) >= 1, f"agent.edits.{name}", getattr(self, name), "a whole number >= 1")
+
+
+@dataclass
+class ACCELConfig(RobustPLRConfig):
+    """Robust PLR's knobs and those of the edits."""
+
+    _target_: str = "agents.level_replay.ACCEL"
+    name: str = "accel"
+    replay_probability: float = 0.8
+    edits: EditConfig = field(default_factory=EditConfig)
+
+
+class ACCEL(RobustPLR):
+    """Robust PLR whose new levels are empty rooms, and that edits what it has replayed."""
+
+    Config = ACCELConfig
+
+    def cycle(self) -> Metrics | None:
+        self.cycles += 1
+        if not self.replays():
+            self.propose(self.new_levels())
+            return None
+        rollout = self.replay()
+        metrics = self.student.update(rollout)
+        self.propose(edited(self, rollout))
+        return metrics
+
+    def new_levels(self) -> Tensor:
+        return self.space.empty_rooms(self.rng, "levels/empty", self.cycles, self.num_worlds)
+
+
+@dataclass
+class EditReplayConfig(CurriculumConfig):
+    """Level replay's knobs and those of the edits."""
+
+    _target_: str = "agents.level_replay.EditReplay"
+    name: str = "el_dred"
+    edits: EditConfig = field(default_factory=EditConfig)
+
+
+class EditReplay(Curriculum):
+    """ACCEL-D and EL-DRED: a buffer that begins with the dataset, and edits of what was replayed.
+
+    They differ in `levels`: EL-DRED has DRED's distribution and admits solved levels only.
+    """
+
+    Config = EditReplayConfig
+
+    def cycle(self) -> Metrics | None:
+        self.cycles += 1
+        if self.cycles <= self.warm_up:
+            self.see_the_dataset()
+            return None
+        rollout = self.replay(self.eta)
+        metrics = self.student.update(rollout)
+        self.audition(edited(self, rollout), self.eta)
+        return metrics
+
+
+def edited(curriculum: Any, rollout: Rollout) -> Tensor:
+    """New levels (S, N, G, G): edits of the 'easy' levels of a replay.
+
+    The released code calls the worlds easy in which mean return less mean |A| (clipped to 1) is lowest, and takes
+    the levels that they began the rollout with; the same few parents, tiled over all worlds.
+    """
+    edits = curriculum.config.edits
+    episodes = rollout.done.sum(dim=1).clamp_min(1)
+    finished = rollout.done.flip(1).cummax(dim=1).values.flip(1)  # steps of episodes that come to their end
+    returns = torch.where(finished, rollout.reward, 0.0).sum(dim=1) / episodes
+    value_loss = curriculum.student.advantage(rollout).abs().mean(dim=1).clamp_max(1.0)
+    easy = (returns - value_loss).argsort(dim=1, stable=True)[:, : edits.num_parents]
+    parents = rollout.level[:, 0].gather(1, easy)
+    index = torch.arange(curriculum.num_worlds, device=easy.device) % easy.shape[1]
+    rows = curriculum.buffer.take(parents[:, index])
+    maps = rows.view(*rows.shape[:2], curriculum.size, curriculum.size)
+    return curriculum.space.edit(maps, curriculum.rng, "levels/edit", curriculum.cycles, edits.num_edits)

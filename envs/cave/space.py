@@ -1,0 +1,94 @@
+"""CaveEscape as a curriculum sees it: training levels, levels to be measured on, new levels, and worlds to play in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.cave import edits
+from envs.cave.level_model import LevelModel
+from envs.cave.level_sets import SPLITS, level_set
+from envs.cave.rendering import sheet
+from envs.cave.worlds import NUM_ACTIONS, CaveWorlds
+from rlreg.errors import require
+from rlreg.rng import Rng
+
+LEVELS = True
+"""Tells the runner that `make` gives levels, not worlds."""
+
+
+class CaveEscape:
+    """The levels of one run, on `device`."""
+
+    obs_dim = 5 * 5 * 3
+    action_dim = NUM_ACTIONS
+    """Discrete actions."""
+
+    def __init__(
+        self,
+        dataset: str,
+        count: int | None = None,
+        evaluate_on: Sequence[str] = (),
+        evaluate_count: int | None = None,
+        layouts: str | None = None,
+        max_episode_steps: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """See `envs.registry.CaveConfig`. Raises `UserError` for sets that are not there or are none."""
+        self.device, self.max_episode_steps = torch.device(device), max_episode_steps
+        self.dataset = self._levels(f"{dataset}:train", count, layouts)
+        self.size = self.dataset.shape[-1]
+        require(bool(evaluate_on), "env.evaluate_on", list(evaluate_on), "at least one set")
+        self.evaluation = {name: self._levels(name, evaluate_count, layouts) for name in evaluate_on}
+
+    def worlds(self, seeds: Sequence[int], num_worlds: int, size: int | None = None) -> CaveWorlds:
+        """Worlds for levels of `size`, that of the training levels by default."""
+        return CaveWorlds(seeds, num_worlds, size or self.size, self.max_episode_steps, self.device)
+
+    def random_levels(self, rng: Rng, stream: str, step: int, count: int) -> Tensor:
+        """DR's levels, (S, count, G, G)."""
+        return edits.random_levels(rng, stream, step, count, self.size)
+
+    def empty_rooms(self, rng: Rng, stream: str, step: int, count: int) -> Tensor:
+        """ACCEL's first levels, (S, count, G, G)."""
+        return edits.empty_rooms(rng, stream, step, count, self.size)
+
+    def edit(self, levels: Tensor, rng: Rng, stream: str, step: int, num_edits: int) -> Tensor:
+        """Edited copies of levels (S, N, G, G)."""
+        return edits.edit(levels, rng, stream, step, num_edits)
+
+    def level_model(self, seeds: Sequence[int], latent: int, hidden: int) -> LevelModel:
+        """A model, not trained yet, of levels of this size."""
+        return LevelModel(seeds, self.size, latent, hidden, self.device)
+
+    def sheet(self, levels: Tensor) -> np.ndarray:
+        """Levels (n, G, G) as one picture."""
+        return sheet(levels)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _levels(self, name: str, count: int | None, layouts: str | None) -> Tensor:
+        """`<set>`, `<set>:train` or `<set>:test` (by default test), or a file; at most `count` levels of it."""
+        head, _, split = name.rpartition(":")
+        head, split = (head, split) if head and split in SPLITS else (name, "test")
+        found = level_set(head, split, layouts=layouts)
+        if count is not None and count < len(found):
+            found = found.first(count)
+        return torch.from_numpy(found.levels).to(self.device)
+
+
+def make(
+    dataset: str,
+    seeds: Sequence[int],
+    num_worlds: int = 1,
+    purpose: int = 0,
+    device: torch.device | str = "cpu",
+    **settings: Any,
+) -> CaveEscape:
+    """What the runner calls. The levels are the same for all seeds and purposes; who plays asks for worlds."""
+    return CaveEscape(dataset, device=device, **settings)

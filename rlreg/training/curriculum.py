@@ -1,0 +1,213 @@
+"""The curriculum loop: cycles of a method that chooses levels, and what its student can do on levels of its own choice.
+
+Steps are the student's updates: cycles that only look at levels count for nothing, so that all methods are compared
+after the same number of gradient steps, as the DRED paper does.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rlreg.checkpoint import write_atomic
+from rlreg.config import EvalConfig, TrainConfig
+from rlreg.errors import UserError
+from rlreg.rng import Rng
+from rlreg.rollouts import Worlds
+from rlreg.runs import RunFolder
+from rlreg.stats import mean_interval
+from rlreg.training.base import Training
+from rlreg.transfer import LevelClassifier, Outcome, attempt, shift_gap
+
+SHOWN_LEVELS = 12
+"""Levels on a sheet in TensorBoard."""
+
+# TensorBoard's names for the columns of eval.csv that every run has.
+TAGS = {
+    "return": "eval/mean_reward",
+    "solved": "eval/solved",
+    "length": "eval/mean_ep_length",
+    "train_return": "transfer/train_return",
+    "train_solved": "transfer/train_solved",
+    "gap": "transfer/generalisation_gap",
+    "shift_gap": "transfer/shift_gap",
+    "information": "transfer/mutual_information",
+    "env_steps": "time/env_steps",
+}
+
+
+class LevelSpace(Protocol):
+    """The levels of a task, and worlds to play them in: `envs.cave.space.CaveEscape`."""
+
+    size: int
+    """G, a level's side."""
+    dataset: Tensor
+    """(L, G, G) uint8: the training levels."""
+    evaluation: Mapping[str, Tensor]
+    """Levels (L, G, G) to measure transfer on, by the name of their set; the first set is the held-out one."""
+
+    def worlds(self, seeds: Sequence[int], num_worlds: int, size: int | None = None) -> Worlds: ...
+    def random_levels(self, rng: Rng, stream: str, step: int, count: int) -> Tensor: ...
+    def empty_rooms(self, rng: Rng, stream: str, step: int, count: int) -> Tensor: ...
+    def edit(self, levels: Tensor, rng: Rng, stream: str, step: int, num_edits: int) -> Tensor: ...
+    def level_model(self, seeds: Sequence[int], latent: int, hidden: int) -> Any: ...
+    def sheet(self, levels: Tensor) -> np.ndarray: ...
+
+
+class CurriculumTraining(Training):
+    """One run of S students on curricula of their own."""
+
+    unit = "update"
+    needs = "levels"
+
+    def __init__(
+        self,
+        agent: Any,
+        make_env: Callable[[int, int], LevelSpace],
+        train: TrainConfig,
+        evaluation: EvalConfig,
+        folder: RunFolder,
+        compile: str,
+    ) -> None:
+        """`make_env(1, 0)` gives the levels. Raises `UserError` for a `compile` that there is no such thing for."""
+        super().__init__(agent, train, evaluation, folder)
+        if compile not in ("auto", "eager"):
+            raise UserError(f"compile={compile}: a recurrent student's updates run eagerly; give auto or eager")
+        self.space = make_env(1, 0)
+        agent.attach(self.space, train.total_steps)
+        self.eval_tags = TAGS | {
+            column: f"transfer/{name}/{kind}"
+            for name in self.space.evaluation
+            for kind, column in (("solved", f"solved/{name}"), ("return", f"return/{name}"))
+        }
+        settings = agent.config.information
+        self.classifier = LevelClassifier(agent.rng, agent.config.student.hidden_dim, len(self.space.dataset))
+        self.classifier_worlds = self.space.worlds(agent.seeds, settings.num_worlds)
+        self.information = torch.full((len(agent.seeds),), torch.nan, device=agent.device)
+        """(S,): the newest bound on the mutual information of features and levels."""
+        self.outcomes: dict[str, Outcome] = {}
+
+    # ------------------------------------------------------------- the loop
+
+    def _begin(self) -> None:
+        self.agent.begin(lambda text: tqdm.write(text))
+
+    def _iterate(self) -> None:
+        """Cycles, until one of them is an update."""
+        metrics = None
+        while metrics is None:
+            metrics = self.agent.cycle()
+        self.metrics |= metrics
+        self.updates += 1
+        self.step += 1
+        settings = self.agent.config.information
+        if settings.every and self.step % settings.every == 0:
+            bound = self.classifier.measure(
+                self.agent.student, self.classifier_worlds, self.space.dataset, settings.length, self.step
+            )
+            self.information.copy_(bound)
+
+    # --------------------------------------------------- what is looked at
+
+    def _measure(self) -> dict[str, Tensor]:
+        self.outcomes = attempts(self.agent, self.space, self.step)
+        values = summary(self.outcomes)
+        probability = self.agent.distribution()
+        if probability is not None and self.agent.uses_dataset:
+            probability = probability[:, : len(self.space.dataset)]
+        else:
+            probability = None
+        return values | {
+            "shift_gap": shift_gap(self.outcomes["train"], probability).float(),
+            "information": self.information.clone(),
+            "env_steps": torch.full_like(self.information, self.agent.env_steps),
+        }
+
+    def _evaluate(self, bar: Any) -> None:
+        super()._evaluate(bar)
+        if self.agent.fresh is not None:
+            self._show("levels/new", self.agent.fresh[0])
+        probability = self.agent.distribution()
+        if probability is not None and probability[0].any():
+            mass, likeliest = probability[0].topk(min(SHOWN_LEVELS, probability.shape[1]))
+            levels = self.agent.buffer.levels[0, likeliest[mass > 0]]
+            self._show("levels/likeliest", levels.view(-1, self.space.size, self.space.size))
+
+    def _show(self, tag: str, levels: Tensor) -> None:
+        """The first of the first seed's levels as one picture."""
+        self.logger.image(self.step, tag, self.space.sheet(levels[:SHOWN_LEVELS]))
+
+    def _log(self) -> None:
+        self.logger.scalars(self.step, self.agent.statistics())
+        super()._log()
+
+    def _results(self) -> dict[str, Any]:
+        write_atomic(self.folder.path / "transfer.csv", _intervals(self.outcomes, self.agent.seeds))
+        return super()._results() | {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps}
+
+    # --------------------------------------------------------------- resume
+
+    def _tensors(self) -> dict[str, Any]:
+        return super()._tensors() | {
+            "curriculum": self.agent.progress(),
+            "classifier": self.classifier.state(),
+            "information": {"bound": self.information},
+        }
+
+    def _info(self) -> dict[str, Any]:
+        return super()._info() | {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps}
+
+    def _restore_info(self, info: dict[str, Any]) -> None:
+        self.agent.cycles, self.agent.env_steps = info["cycles"], info["env_steps"]
+
+
+def transfer(agent: Any, space: LevelSpace, number: int) -> dict[str, Tensor]:
+    """What `eval.csv` has of an agent's solve rates and returns on all of a space's sets, (S,) each."""
+    return summary(attempts(agent, space, number))
+
+
+def attempts(agent: Any, space: LevelSpace, number: int) -> dict[str, Outcome]:
+    """One episode on each training level and each level of each set; evaluation `number` decides the random numbers."""
+    outcomes = {}
+    for name, levels in {"train": space.dataset, **space.evaluation}.items():
+        worlds = space.worlds(agent.seeds, len(levels), levels.shape[-1])
+        outcomes[name] = attempt(agent.student, worlds, levels, agent.rng, f"transfer/{name}", number)
+    return outcomes
+
+
+def summary(outcomes: Mapping[str, Outcome]) -> dict[str, Tensor]:
+    """Means (S,) of outcomes by set: `train`, the held-out set and any others, in this order."""
+    values = {}
+    for name, outcome in outcomes.items():
+        solved, mean_return = outcome.solved.float().mean(dim=1), outcome.episode_return.mean(dim=1)
+        if name == "train":
+            values |= {"train_return": mean_return, "train_solved": solved}
+            continue
+        if "return" not in values:  # the held-out set
+            length = outcome.length.float().mean(dim=1)
+            values |= {"return": mean_return, "solved": solved, "length": length}
+            values["gap"] = values["train_return"] - mean_return
+        values |= {f"solved/{name}": solved, f"return/{name}": mean_return}
+    return values
+
+
+def _intervals(outcomes: Mapping[str, Outcome], seeds: Sequence[int]) -> str:
+    """A row a set and seed: solve rate and return with 95 % bootstrap intervals over the set's levels."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    measures = ("solved", "return")
+    writer.writerow(["set", "seed", "levels", *(f"{m}{end}" for m in measures for end in ("", "_low", "_high"))])
+    for name, outcome in outcomes.items():
+        kinds = [outcome.solved.double().cpu().numpy(), outcome.episode_return.double().cpu().numpy()]
+        intervals = [mean_interval(kind, np.random.default_rng(0), resamples=2000) for kind in kinds]
+        for i, seed in enumerate(seeds):
+            figures = [f"{end[i]:.6f}" for interval in intervals for end in interval]
+            writer.writerow([name, seed, kinds[0].shape[1], *figures])
+    return out.getvalue()
