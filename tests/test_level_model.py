@@ -492,6 +492,34 @@ def test_a_few_levels_are_learned_by_heart():
     assert right_goal >= 9
 
 
+class Watch(LevelModel):
+    """Notes the levels that it computes its loss of."""
+
+    def loss(self, params, graph, noise, training=False):
+        seen = [node.numpy().tobytes() for node in graph.nodes[0]]
+        self.seen.append((training, seen))
+        return super().loss(params, graph, noise, training)
+
+
+def test_a_tenth_is_set_aside_and_the_rest_seen_once_an_epoch_in_changing_order():
+    levels = random_levels(20, 7)
+    known = {node.numpy().tobytes() for node in graphs(levels).nodes}
+    assert len(known) == 20
+    splits = []
+    for seed in (0, 1):
+        model = Watch([seed], **SMALL)
+        model.seen = []
+        model.fit(levels, epochs=2, batch_size=8)
+        one_epoch = [(True, 8), (True, 8), (True, 2), (False, 2)]
+        assert [(training, len(seen)) for training, seen in model.seen] == 2 * one_epoch
+        first, second = ([*itertools.chain(*(seen for _, seen in model.seen[i : i + 3]))] for i in (0, 4))
+        held_out = set(model.seen[3][1])
+        assert set(first) == set(second) == known - held_out and len(held_out) == 2
+        assert first != second
+        splits.append(held_out)
+    assert splits[0] != splits[1]
+
+
 def test_seeds_learn_alone_as_together():
     levels = random_levels(20, 7)
     graph, noise = graphs(levels), torch.randn(2, 20, 16)
