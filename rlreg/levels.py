@@ -367,7 +367,7 @@ class ScoredLevels:
             # Empty and unseen slots score 0 and are ranked too. Of equal scores the lower slot ranks first.
             order = score.argsort(dim=-1, descending=True, stable=True)
             by_rank = self._rank_weights[priority.temperature][:n].expand_as(order)
-            weights = torch.empty_like(by_rank).scatter_(1, order, by_rank)
+            weights = torch.empty_like(order, dtype=torch.float64).scatter_(1, order, by_rank)
         else:
             score = score.double()
             greatest = score.amax(dim=-1, keepdim=True)
