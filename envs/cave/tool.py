@@ -101,6 +101,10 @@ def _draw(levels: ArrayLike, path: str) -> None:
         import imageio.v3 as imageio
     except ImportError:
         raise UserError("drawing needs imageio: pip install 'rlreg[levels]'") from None
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    imageio.imwrite(path, sheet(levels, columns=8, tile_size=12))
+    picture = sheet(levels, columns=8, tile_size=12)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        imageio.imwrite(path, picture)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     print(f"drawn in {path}")

@@ -133,9 +133,8 @@ def generate(
                 failures = 0 if layout is not None else failures + 1
                 if failures == PATIENCE:
                     raise UserError(
-                        f"no layout of '{structure}' from {template} in {PATIENCE} attempts in a row; "
-                        f"a template whose {settings.pattern_width} x {settings.pattern_width} patterns fit each "
-                        "other in more ways would do"
+                        f"no layout of '{structure}' from {template} in {PATIENCE} attempts in a row; try another "
+                        "template or a smaller size"
                     )
     finally:
         pool.shutdown(cancel_futures=True)
