@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from envs.cave.tool import LevelsOptions
 from envs.d4rl import dataset_names
 from envs.dmc import task_names
 from envs.gym import gym_ids
@@ -111,3 +112,4 @@ def register_schemas() -> None:
             group="env/d4rl", name=dataset, package="env", node=D4RLConfig(id=dataset, name=f"d4rl/{dataset}")
         )
     store.store(group="env", name="cave_escape", package="env", node=CaveConfig())
+    store.store(group="levels", name="cave_escape", package="levels", node=LevelsOptions)

@@ -17,7 +17,7 @@ from rlreg.errors import UserError, require, unknown
 
 _HIDDEN = "_schema"  # how base configurations end, of no use by themselves
 _CONFIGS = Path(__file__).parent.parent / "configs"
-MODES = ("train", "evaluate", "collect", "export", "table")
+MODES = ("train", "evaluate", "collect", "export", "table", "levels")
 
 
 @dataclass
@@ -203,7 +203,7 @@ class Config:
     """What `run.py` is told."""
 
     mode: str = "train"
-    """train, evaluate, collect, export or table."""
+    """train, evaluate, collect, export, table or levels."""
     seeds: Any = 1
     """S: a number n for seeds 0 .. n-1, or a list such as [3,7]."""
     device: str = "cpu"
@@ -227,6 +227,8 @@ class Config:
     mixture: MixtureConfig | None = None
     out: str | None = None
     """The file that mode=collect writes."""
+    levels: Any = MISSING
+    """What mode=levels builds, shows or generates: see its schema beside what does it."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
 
     def __post_init__(self) -> None:

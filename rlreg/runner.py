@@ -30,7 +30,8 @@ def run(cfg: DictConfig) -> None:
     check_mode(settings.compile, torch.device(settings.device))
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    modes = {"train": train, "evaluate": evaluate_run, "collect": collect, "export": export, "table": table}
+    modes = {"train": train, "evaluate": evaluate_run, "export": export, "table": table}
+    modes |= {"collect": collect, "levels": levels}
     modes[settings.mode](cfg)
 
 
@@ -146,6 +147,11 @@ def export(cfg: DictConfig) -> None:
 def collect(cfg: DictConfig) -> None:
     """Write a dataset made from a run, or of other datasets: `mode=collect collect.kind=medium out=...`."""
     locate(cfg.collect._target_)(cfg)
+
+
+def levels(cfg: DictConfig) -> None:
+    """Build, look at or draw a set of levels, or generate wall layouts: `mode=levels levels.set=... levels.sheet=...`."""
+    locate(cfg.levels._target_)(OmegaConf.to_object(cfg.levels))
 
 
 def table(cfg: DictConfig) -> None:

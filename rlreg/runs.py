@@ -23,7 +23,8 @@ from rlreg.errors import UserError
 
 # What may change between the two parts of a resumed run without changing what it computes.
 _NOT_IDENTITY = {
-    *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads", "collect", "mixture", "out"),
+    *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads"),
+    *("collect", "mixture", "out", "levels"),
     *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_replay")),
     "train.updates_per_call",
 }
