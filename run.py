@@ -12,11 +12,12 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its exceptions on,
 warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing.*")  # glfw, not needed
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import agents
 import envs.registry
-from rlreg.config import explain, register_schemas
+from rlreg.config import check_optional, explain, register_schemas
 from rlreg.runner import run
 from rlreg.training.base import Interrupted
 
@@ -40,6 +41,7 @@ def one_line_errors() -> Iterator[None]:
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
+        check_optional("protocol", HydraConfig.get().overrides.task)
         run(cfg)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,15 @@ class Config:
 def register_schemas() -> None:
     """Make the schema known to Hydra as `schema`."""
     ConfigStore.instance().store(name="schema", node=Config)
+
+
+def check_optional(group: str, overrides: Sequence[str]) -> None:
+    """Raise `UserError` for an override that chooses what a group does not have: of optional ones Hydra ignores it."""
+    valid = [path.stem for path in (_CONFIGS / group).glob("*.yaml")]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == group and value not in valid:
+            raise unknown(group, value, valid)
 
 
 def seed_list(seeds: Any) -> tuple[int, ...]:
