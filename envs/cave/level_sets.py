@@ -95,12 +95,12 @@ class LevelSet:
         """G."""
         return self.levels.shape[-1]
 
-    def first(self, count: int) -> LevelSet:
+    def first(self, count: int, field: str = "count") -> LevelSet:
         """`count` of the levels, as many of each structure as can be: the first ones, in their order here.
 
-        Raises `UserError` unless 1 <= count <= L.
+        Raises `UserError`, which calls the number `field`, unless 1 <= count <= L.
         """
-        require(1 <= count <= len(self), "count", count, f"1 to {len(self)}, the levels that there are")
+        require(1 <= count <= len(self), field, count, f"1 to {len(self)}, the levels that there are")
         seen: Counter[str] = Counter()
         turns = []  # (number within its structure, number in the set): sorted, a level of each structure in turn
         for number, name in enumerate(self.structure):

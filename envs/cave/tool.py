@@ -54,7 +54,7 @@ def levels(options: LevelsOptions) -> None:
     """Print the statistics of a set, and write and draw it where asked; or generate layouts. Raises `UserError`."""
     for name, suffix in (("out", ".npz"), ("sheet", ".png")):  # before work of minutes
         value = getattr(options, name)
-        require(value is None or value.endswith(suffix), name, value, f"a file name that ends in {suffix}")
+        require(value is None or value.endswith(suffix), f"levels.{name}", value, f"a file name that ends in {suffix}")
     if options.structure is None:
         _show(options)
     else:
@@ -75,7 +75,9 @@ def table(levels: LevelSet) -> str:
 
 
 def _show(options: LevelsOptions) -> None:
-    found = level_set(options.set, options.split, options.count, options.layouts)
+    found = level_set(options.set, options.split, layouts=options.layouts)
+    if options.count is not None:
+        found = found.first(options.count, "levels.count")
     print(table(found))
     if options.out:
         found.save(options.out)
@@ -86,9 +88,9 @@ def _show(options: LevelsOptions) -> None:
 
 def _generate(options: LevelsOptions) -> None:
     structure, path = str(options.structure), Path(options.layouts or "")
-    require(options.template is not None, "template", options.template, f"the template of '{structure}', a file")
-    require(path.suffix == ".npz", "layouts", options.layouts, "the file that the layouts go to, ending in .npz")
-    require(options.count is not None, "count", options.count, "the number of layouts to generate")
+    require(options.template is not None, "levels.template", options.template, f"the template of '{structure}', a file")
+    require(path.suffix == ".npz", "levels.layouts", options.layouts, "the file that the layouts go to, ending in .npz")
+    require(options.count is not None, "levels.count", options.count, "the number of layouts to generate")
     there = layouts_files.read(path) if path.exists() else {}
     new = generate(structure, options.template, options.size, options.count, options.seed, options.workers)
     layouts_files.write(path, there | {(structure, options.size): new})
