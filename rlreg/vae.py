@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlreg.networks import Params
+from rlreg.networks import Params, named, part
 from rlreg.rng import Rng
 
 
@@ -67,17 +67,17 @@ class VAE:
         self.encoder, self.decoder, self.log_std = encoder, decoder, log_std
 
     def init(self, rng: Rng, name: str = "vae") -> Params:
-        parts = {"encoder": self.encoder, "decoder": self.decoder}
-        return {f"{p}.{k}": v for p, net in parts.items() for k, v in net.init(rng, f"{name}/{p}").items()}
+        encoder, decoder = self.encoder.init(rng, f"{name}/encoder"), self.decoder.init(rng, f"{name}/decoder")
+        return named("encoder", encoder) | named("decoder", decoder)
 
     def encode(self, params: Mapping[str, Tensor], x: Any, **mode: Any) -> Posterior:
         """(S, B, in) -> q(z | x)."""
-        mean, raw = self.encoder(_part(params, "encoder."), x, **mode).float().chunk(2, dim=-1)
+        mean, raw = self.encoder(part(params, "encoder"), x, **mode).float().chunk(2, dim=-1)
         return Posterior(mean, self.log_std(raw))
 
     def decode(self, params: Mapping[str, Tensor], z: Tensor, **mode: Any) -> Tensor:
         """(S, B, Z), after whatever else the decoder looks at -> (S, B, out)."""
-        return self.decoder(_part(params, "decoder."), z, **mode)
+        return self.decoder(part(params, "decoder"), z, **mode)
 
 
 def kl_to_standard_normal(posterior: Posterior) -> Tensor:
@@ -89,7 +89,3 @@ def kl_to_standard_normal(posterior: Posterior) -> Tensor:
 def squared_error(reconstruction: Tensor, x: Tensor) -> Tensor:
     """The reconstruction term of a Gaussian likelihood of fixed width, each entry's: (S, B, out)."""
     return torch.square(reconstruction.float() - x)
-
-
-def _part(params: Mapping[str, Tensor], prefix: str) -> Params:
-    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}

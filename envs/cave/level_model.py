@@ -19,7 +19,7 @@ from torch import Tensor
 from envs.cave.placement import statistics
 from envs.cave.tiles import EMPTY, GOAL, LAVA, MOSS, START, TILES, WALL
 from rlreg.errors import NonFiniteError, UserError, require
-from rlreg.networks import MLP, Params, linear, uniform_init
+from rlreg.networks import MLP, Params, linear, named, part, uniform_init
 from rlreg.optim import Adam, gradients
 from rlreg.rng import Rng
 from rlreg.vae import VAE, Posterior, kl_to_standard_normal, log_softplus
@@ -179,7 +179,7 @@ class GraphEncoder:
         self.mlp = NormalizedMLP((nodes * sum(self.widths), hidden, out))
 
     def init(self, rng: Rng, name: str) -> Params:
-        params = {f"mlp.{key}": value for key, value in self.mlp.init(rng, name).items()}
+        params = named("mlp", self.mlp.init(rng, name))
         for layer, width in enumerate(self.widths[:-1]):
             gin = f"gin{layer}"
             params[f"{gin}.eps"] = torch.zeros(len(rng.seeds), 1, 1, device=rng.seeds.device)
@@ -204,8 +204,7 @@ class GraphEncoder:
             h = h.reshape(seeds, batch, nodes, GIN_WIDTH)
             layers.append(h)
         features = torch.cat(layers, dim=-1).flatten(2)
-        of_mlp = {key.removeprefix("mlp."): value for key, value in params.items() if key.startswith("mlp.")}
-        return self.mlp(of_mlp, features, training)
+        return self.mlp(part(params, "mlp"), features, training)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
