@@ -31,7 +31,8 @@ class InformationConfig:
     """Measuring the mutual information of the student's features and the training levels (`rlreg.transfer`)."""
 
     every: int = 10
-    """Updates between two measurements, each of which trains the classifier a little further; 0 for none."""
+    """Updates between two measurements, each of which trains the classifier a little further; 0 for none. The authors
+    measure at every update, which takes longer than all the rest."""
     num_worlds: int = 8
     length: int = 2048
     """Steps of each world in a measurement."""
@@ -86,41 +87,67 @@ class Curriculum(ABC):
         self.num_worlds, self.length = self.config.student.num_worlds, self.config.student.rollout_length
         self.worlds = space.worlds(self.seeds, self.num_worlds)
         self.size = space.size
+        limit = self.worlds.max_episode_steps
+        valid = f"at least the {limit} steps of an episode: one that is longer than a rollout never ends in it"
+        require(self.length >= limit, "agent.student.rollout_length", self.length, valid)
         dataset = space.dataset.flatten(1) if self.uses_dataset else None
         number = len(space.dataset) if self.uses_dataset else 0
         capacity = self.config.levels.capacity if self.grows else max(1, number)
+        valid = f"more than the {number} training levels, which stay in it"
+        require(not self.grows or capacity > number, "agent.levels.capacity", capacity, valid)
         levels = replace(self.config.levels, capacity=capacity, dataset_levels=number)
         self.buffer = ScoredLevels(levels, len(self.seeds), self.size**2, dataset, self.device)
         self.warm_up = self.buffer.warm_up_cycles(self.num_worlds) if self.uses_dataset else 0
         self.num_cycles = self.warm_up + num_updates
         self.cycles = 0
-        """Cycles so far: each plays at least one rollout."""
+        """Cycles so far, and the number of the one that runs: each plays at least one rollout."""
         self.env_steps = 0
         """Environment steps so far, a seed."""
         self.last: Metrics = {}
-        """What the last cycle has to report, (S,) each."""
+        """What the last cycles have to report of new levels, (S,) each."""
         self.fresh: Tensor | None = None
         """The newest levels that are no dataset's, (S, n, G, G), to look at."""
 
     def begin(self, report: Callable[[str], None]) -> None:  # noqa: B027 (optional)
         """What has to be done before the first cycle; `report(text)` tells the user of slow parts."""
 
-    @abstractmethod
     def cycle(self) -> Metrics | None:
         """One cycle; the student's metrics (S,), or None if it made no gradient step."""
+        metrics = self.see_the_dataset() if self.cycles < self.warm_up else self.method()
+        self.cycles += 1
+        return metrics
+
+    @abstractmethod
+    def method(self) -> Metrics | None:
+        """A cycle after the warm-up."""
 
     # ------------------------------------------------------- the common pieces
 
     def play(self, levels: Tensor, schedule: Tensor, stream: str) -> Rollout:
-        """A rollout in `levels` (S, K, G * G) by the indices in `schedule` (S, T + 1, N)."""
+        """A rollout in `levels` (S, K, G * G) by the indices in `schedule`.
+
+        (S, T, N): of the level for an episode that begins there. (S, N): each world repeats the one.
+        """
         maps = levels.view(len(self.seeds), -1, self.size, self.size)
-        rollout = play(self.student, self.worlds, maps, schedule, self.rng, stream, self.cycles)
+        if repeat := schedule.dim() == 2:
+            schedule = schedule.unsqueeze(1).expand(-1, self.length, -1)
         self.env_steps += self.length * self.num_worlds
-        done = rollout.done
-        episodes = done.sum(dim=(1, 2)).clamp_min(1)
-        self.last["rollout/ep_rew_mean"] = rollout.reward.sum(dim=(1, 2)) / episodes
-        self.last["rollout/ep_len_mean"] = (self.length * self.num_worlds) / episodes
-        return rollout
+        return play(self.student, self.worlds, maps, schedule, self.rng, stream, self.cycles, repeat)
+
+    def play_each(self, levels: Tensor, stream: str) -> Rollout:
+        """A rollout in new levels (S, N, G, G), one a world."""
+        self.fresh = levels
+        index = torch.arange(self.num_worlds, device=self.device).expand(len(self.seeds), -1)
+        return self.play(levels.flatten(2), index, stream)
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Update the student, and say how its episodes went that it learns from."""
+        episodes = rollout.done.sum(dim=(1, 2)).clamp_min(1)
+        returns = torch.where(rollout.finished, rollout.reward, 0.0).sum(dim=(1, 2))
+        return self.student.update(rollout) | {
+            "rollout/ep_rew_mean": returns / episodes,
+            "rollout/ep_len_mean": rollout.finished.sum(dim=(1, 2)) / episodes,
+        }
 
     def scores(self, rollout: Rollout) -> Scores:
         """Of every episode that finished, at its last step, (S, T, N)."""
@@ -129,38 +156,29 @@ class Curriculum(ABC):
     def see_the_dataset(self) -> None:
         """A cycle of the warm-up: play levels that have not been seen yet, to score them."""
         uniform = self.rng.uniform("levels/unseen", self.cycles, (self.buffer.config.dataset_levels,))
-        schedule = self.constant(self.buffer.draw_unseen(uniform, self.num_worlds))
-        rollout = self.play(self.buffer.levels, schedule, "warm_up")
+        rollout = self.play(self.buffer.levels, self.buffer.draw_unseen(uniform, self.num_worlds), "warm_up")
         self.buffer.update(rollout.level, self.scores(rollout))
 
-    def replay(self, eta: float = 0.0) -> Rollout:
+    def replay(self) -> Rollout:
         """Play levels drawn from P, a new one for each episode, and score them."""
-        uniform = self.rng.uniform("levels/draw", self.cycles, (self.length + 1, self.num_worlds))
-        schedule = draw(self.buffer.distribution(eta), uniform)
+        uniform = self.rng.uniform("levels/draw", self.cycles, (self.length, self.num_worlds))
+        schedule = draw(self.buffer.distribution(self.eta), uniform)
         rollout = self.play(self.buffer.levels, schedule, "replay")
         self.buffer.record_draws(rollout.level, rollout.start)
         self.buffer.update(rollout.level, self.scores(rollout))
         return rollout
 
-    def audition(self, levels: Tensor, eta: float = 0.0) -> Rollout:
+    def audition(self, levels: Tensor) -> None:
         """Play new levels (S, N, G, G), one a world, without learning, and offer them to the buffer."""
-        self.fresh = levels
-        rows = levels.flatten(2)
-        index = torch.arange(self.num_worlds, device=self.device).expand(len(self.seeds), -1)
-        rollout = self.play(rows, self.constant(index), "audition")
-        inserted = self.buffer.insert(rows, self.scores(rollout).of_worlds(), eta)
+        rollout = self.play_each(levels, "audition")
+        inserted = self.buffer.insert(levels.flatten(2), self.scores(rollout).of_worlds(), self.eta)
         self.last["levels/inserted"] = inserted.float().mean(dim=1)
-        self.last["levels/new_solved"] = ((rollout.reward > 0).any(dim=1)).float().mean(dim=1)
-        return rollout
-
-    def constant(self, index: Tensor) -> Tensor:
-        """The schedule (S, T + 1, N) of worlds that keep their level, `index` (S, N)."""
-        return index.unsqueeze(1).expand(-1, self.length + 1, -1)
+        self.last["levels/new_solved"] = (rollout.reward > 0).any(dim=1).float().mean(dim=1)
 
     @property
     def eta(self) -> float:
-        """The secondary term's share, from 0 to 1 over the run."""
-        return self.cycles / self.num_cycles
+        """The secondary term's share: j / J in cycle j = 0 .. J - 1 of a run with as many as DRED's, one an update."""
+        return min(1.0, self.cycles / self.num_cycles)
 
     # ----------------------------------------------------------------- state
 
@@ -187,12 +205,8 @@ class LevelReplay(Curriculum):
 
     grows = False
 
-    def cycle(self) -> Metrics | None:
-        self.cycles += 1
-        if self.cycles <= self.warm_up:
-            self.see_the_dataset()
-            return None
-        return self.student.update(self.replay(self.eta))
+    def method(self) -> Metrics | None:
+        return self.learn(self.replay())
 
 
 class DomainRandomization(Curriculum):
@@ -200,11 +214,9 @@ class DomainRandomization(Curriculum):
 
     uses_dataset = grows = False
 
-    def cycle(self) -> Metrics | None:
-        self.cycles += 1
-        self.fresh = self.space.random_levels(self.rng, "levels/random", self.cycles, self.num_worlds)
-        index = torch.arange(self.num_worlds, device=self.device).expand(len(self.seeds), -1)
-        return self.student.update(self.play(self.fresh.flatten(2), self.constant(index), "random"))
+    def method(self) -> Metrics | None:
+        levels = self.space.random_levels(self.rng, "levels/random", self.cycles, self.num_worlds)
+        return self.learn(self.play_each(levels, "random"))
 
     def distribution(self) -> None:
         return None
@@ -244,12 +256,11 @@ class RobustPLR(Curriculum):
         """Levels offered to the buffer so far, a seed."""
         self.coin = Rng([0])
 
-    def cycle(self) -> Metrics | None:
-        self.cycles += 1
+    def method(self) -> Metrics | None:
         if not self.replays():
             self.propose(self.new_levels())
             return None
-        return self.student.update(self.replay())
+        return self.learn(self.replay())
 
     def replays(self) -> bool:
         c = self.config
@@ -297,13 +308,12 @@ class ACCEL(RobustPLR):
 
     Config = ACCELConfig
 
-    def cycle(self) -> Metrics | None:
-        self.cycles += 1
+    def method(self) -> Metrics | None:
         if not self.replays():
             self.propose(self.new_levels())
             return None
         rollout = self.replay()
-        metrics = self.student.update(rollout)
+        metrics = self.learn(rollout)
         self.propose(edited(self, rollout))
         return metrics
 
@@ -328,14 +338,10 @@ class EditReplay(Curriculum):
 
     Config = EditReplayConfig
 
-    def cycle(self) -> Metrics | None:
-        self.cycles += 1
-        if self.cycles <= self.warm_up:
-            self.see_the_dataset()
-            return None
-        rollout = self.replay(self.eta)
-        metrics = self.student.update(rollout)
-        self.audition(edited(self, rollout), self.eta)
+    def method(self) -> Metrics | None:
+        rollout = self.replay()
+        metrics = self.learn(rollout)
+        self.audition(edited(self, rollout))
         return metrics
 
 
@@ -347,8 +353,7 @@ def edited(curriculum: Any, rollout: Rollout) -> Tensor:
     """
     edits = curriculum.config.edits
     episodes = rollout.done.sum(dim=1).clamp_min(1)
-    finished = rollout.done.flip(1).cummax(dim=1).values.flip(1)  # steps of episodes that come to their end
-    returns = torch.where(finished, rollout.reward, 0.0).sum(dim=1) / episodes
+    returns = torch.where(rollout.finished, rollout.reward, 0.0).sum(dim=1) / episodes
     value_loss = curriculum.student.advantage(rollout).abs().mean(dim=1).clamp_max(1.0)
     easy = (returns - value_loss).argsort(dim=1, stable=True)[:, : edits.num_parents]
     parents = rollout.level[:, 0].gather(1, easy)

@@ -83,21 +83,16 @@ class VAEDRED(Curriculum):
         for name, latent in zip(("mean", "std"), self.model.encode(self.space.dataset), strict=True):
             self.latents[name].copy_(latent)
 
-    def cycle(self) -> Metrics | None:
-        self.cycles += 1
-        if self.cycles <= self.warm_up:
-            self.see_the_dataset()
-            return None
-
+    def method(self) -> Metrics | None:
         # Replay and learn
-        metrics = self.student.update(self.replay(self.eta))
+        metrics = self.learn(self.replay())
 
         # Generate, and see how the student fares
         c, latents = self.config, self.latents
         levels = self.model.generate(
             latents["mean"], latents["std"], self.rng, "levels/generate", self.cycles, c.pairs, c.interpolations
         )
-        self.audition(levels, self.eta)
+        self.audition(levels)
         return metrics
 
     def progress(self) -> dict[str, Any]:

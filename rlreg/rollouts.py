@@ -77,6 +77,11 @@ class Rollout(NamedTuple):
         return self.terminated | self.truncated
 
     @property
+    def finished(self) -> Tensor:
+        """(S, T, N): this step is of an episode that comes to its end in the rollout."""
+        return self.done.flip(1).cummax(dim=1).values.flip(1)
+
+    @property
     def ended(self) -> Tensor:
         """(S, T, N): this step has no successor in the rollout: an episode's end, or the rollout's."""
         ended = self.done.clone()
@@ -93,16 +98,21 @@ def play(
     rng: Rng,
     stream: str,
     number: int | Tensor,
+    repeat: bool = False,
     keep_trunk: bool = False,
 ) -> Rollout:
-    """Roll the student out: `levels` (S, K, G, G) by index, `schedule` (S, T + 1, N) the index of a level that begins
-    at step t. A level begins everywhere at t = 0, and where an episode ended before t.
+    """Roll the student out: `levels` (S, K, G, G) by index, `schedule` (S, T, N) the index of the level that begins
+    at step t if one does: everywhere at t = 0, and where an episode has just ended.
 
-    `stream` and `number` name this rollout: actions and start directions are functions of them and the seed.
+    The start direction is drawn anew with every level. With `repeat` each world keeps both, level and direction,
+    that it has at t = 0. `stream` and `number` name this rollout: actions and start directions are functions of them
+    and the seed.
     """
-    num_seeds, length, num_worlds = schedule.shape[0], schedule.shape[1] - 1, schedule.shape[2]
+    num_seeds, length, num_worlds = schedule.shape
     device = schedule.device
     direction = rng.integers(f"{stream}/direction", number, (length, num_worlds), DIRECTIONS)
+    if repeat:
+        schedule, direction = (x[:, :1].expand(-1, length, -1) for x in (schedule, direction))
     uniform = rng.uniform(f"{stream}/action", number, (length, num_worlds, student.num_actions))
     seed_index = torch.arange(num_seeds, device=device)[:, None]
     bootstrap = student.config.bootstrap == "value"

@@ -78,8 +78,10 @@ def shift_gap(outcome: Outcome, probability: Tensor | None) -> Tensor:
 class LevelClassifier:
     """A lower bound on I(L; b), what the student's trunk features b tell of the level L they were seen on.
 
-    One linear layer with a softmax over the levels, trained online on detached features. With levels drawn
-    uniformly, I(L; b) >= ln |L| - cross-entropy, in nats. DRED's authors measured this in Procgen.
+    One linear layer with a softmax over the levels, trained online on detached features. Where all levels are equally
+    frequent, I(L; b) >= ln |L| - cross-entropy, in nats. Episodes are: levels are drawn uniformly; but long ones have
+    more steps, so that the entropy of L over steps is somewhat below the ln |L| that stands for it here, as it does
+    in the measurements of DRED's authors (in Procgen).
     """
 
     LEARNING_RATE, ADAM_EPS, MAX_GRAD_NORM, MINIBATCHES = 5e-4, 1e-5, 0.5, 8
@@ -96,7 +98,7 @@ class LevelClassifier:
         Features and levels are those of the same step: the released code's are two steps apart.
         """
         num_seeds, num_worlds = len(student.seeds), worlds.num_worlds
-        schedule = self.rng.integers("classifier/levels", number, (length + 1, num_worlds), self.num_levels)
+        schedule = self.rng.integers("classifier/levels", number, (length, num_worlds), self.num_levels)
         maps = levels.expand(num_seeds, *levels.shape)
         rollout = play(student, worlds, maps, schedule, self.rng, "classifier", number, keep_trunk=True)
         feature, level = rollout.trunk.flatten(1, 2), rollout.level.flatten(1)

@@ -84,11 +84,9 @@ def test_the_paper_s_warm_up_is_15_cycles():
 def test_episodes_are_scored_on_the_levels_they_were_on(space):
     """Every score in the buffer is that of the last finished episode on its level, world by world."""
     made = curriculum(space, LevelReplay)
-    for _ in range(4):
-        made.cycles += 1
-        if made.cycles <= made.warm_up:
-            made.see_the_dataset()
-    rollout = made.replay(0.5)
+    for _ in range(made.warm_up):
+        made.cycle()
+    rollout = made.replay()
     advantage = made.student.advantage(rollout)
     for s in range(2):
         last = {}
@@ -107,7 +105,7 @@ def test_edits_are_of_the_levels_with_the_lowest_return_less_value_loss(space):
     for _ in range(4):
         made.cycle()
     made.config.edits.num_parents = 2
-    rollout = made.replay(0.0)
+    rollout = made.replay()
     seen = {}
 
     class Spy:

@@ -26,7 +26,7 @@ def rolled_out(agent, number=1, size=6, max_episode_steps=15):
     """A rollout in rooms of `size`, a new one for each episode."""
     c, seeds = agent.config, len(agent.seeds)
     rooms = empty_rooms(Rng(agent.seeds), "rooms", 0, 20, size)
-    schedule = Rng(agent.seeds).integers("schedule", number, (c.rollout_length + 1, c.num_worlds), 20)
+    schedule = Rng(agent.seeds).integers("schedule", number, (c.rollout_length, c.num_worlds), 20)
     worlds = CaveWorlds(range(seeds), c.num_worlds, size, max_episode_steps)
     return play(agent, worlds, rooms, schedule, Rng(agent.seeds), "test", number)
 
@@ -112,8 +112,8 @@ def test_a_level_begins_at_the_start_and_where_an_episode_ended():
     rollout = rolled_out(agent)
     assert rollout.start[:, 0].all()
     assert torch.equal(rollout.start[:, 1:], rollout.done[:, :-1])
-    schedule = Rng(agent.seeds).integers("schedule", 1, (41, 6), 20)
-    assert torch.equal(rollout.level[rollout.start], schedule[:, :-1][rollout.start])
+    schedule = Rng(agent.seeds).integers("schedule", 1, (40, 6), 20)
+    assert torch.equal(rollout.level[rollout.start], schedule[rollout.start])
     same = rollout.level[:, 1:] == rollout.level[:, :-1]
     assert same[~rollout.start[:, 1:]].all()
 
