@@ -64,24 +64,20 @@ class LevelsConfig:
     """A level enters only if its grounded_value_l1 is > 0 (DRED, EL-DRED), that is once the agent has solved it."""
 
     def __post_init__(self) -> None:
-        require(self.capacity >= 1, "levels.capacity", self.capacity, "a whole number >= 1")
-        require(
-            0 <= self.dataset_levels <= self.capacity,
-            "levels.dataset_levels",
-            self.dataset_levels,
-            f"a whole number in 0 .. levels.capacity={self.capacity}",
-        )
-        require(0 <= self.rho <= 1, "levels.rho", self.rho, "a number in [0, 1]")
+        require(self.capacity >= 1, "agent.levels.capacity", self.capacity, "a whole number >= 1")
+        number = self.dataset_levels
+        require(number >= 0, "agent.levels.dataset_levels", number, "a whole number >= 0")
+        require(0 <= self.rho <= 1, "agent.levels.rho", self.rho, "a number in [0, 1]")
         for name in ("primary", "secondary", "staleness"):
             priority = getattr(self, name)
             if priority is None and name == "secondary":
                 continue
-            priority.check(f"levels.{name}", ("staleness",) if name == "staleness" else SCORES)
+            priority.check(f"agent.levels.{name}", ("staleness",) if name == "staleness" else SCORES)
             require(
                 priority.support == "buffer" or self.dataset_levels > 0 or (name == "staleness" and self.rho == 0),
-                f"levels.{name}.support",
+                f"agent.levels.{name}.support",
                 priority.support,
-                "buffer, since levels.dataset_levels=0",
+                "buffer, since agent.levels.dataset_levels=0",
             )
 
     @property
@@ -173,7 +169,15 @@ class ScoredLevels:
         dataset: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`dataset` (dataset_levels, D) for all seeds, or (S, dataset_levels, D); None where there is none."""
+        """`dataset` (dataset_levels, D) for all seeds, or (S, dataset_levels, D); None where there is none.
+
+        Raises `UserError` for a dataset of another number of levels, or of more than there are slots.
+        """
+        n = config.dataset_levels
+        given = 0 if dataset is None else dataset.shape[-2]
+        require(given == n, "agent.levels.dataset_levels", n, f"the number of levels in the dataset, {given}")
+        valid = f"at least the {n} levels of the dataset"
+        require(config.capacity >= n, "agent.levels.capacity", config.capacity, valid)
         self.config = config
         shape = num_seeds, config.capacity
         self.levels = torch.zeros(*shape, level_size, dtype=torch.uint8, device=device)
@@ -195,9 +199,6 @@ class ScoredLevels:
         self._slot = torch.arange(config.capacity, device=device)
         terms = [config.primary, config.secondary or config.primary, config.staleness]
         self._rank_weights = {p.temperature: (self._slot + 1).double() ** (-1.0 / p.temperature) for p in terms}
-        n = config.dataset_levels
-        given = 0 if dataset is None else dataset.shape[-2]
-        require(given == n, "levels.dataset_levels", n, f"the number of levels in the dataset, {given}")
         if dataset is not None:
             self.levels[:, :n] = dataset.to(device)
             self.fingerprint[:, :n] = self._hash(self.levels[:, :n])
@@ -286,7 +287,7 @@ class ScoredLevels:
         are not valid are passed over.
         """
         c, first = self.config, self.config.dataset_levels
-        require(c.capacity > first, "levels.capacity", c.capacity, f"more than levels.dataset_levels={first}")
+        require(c.capacity > first, "agent.levels.capacity", c.capacity, f"more than the dataset's {first} levels")
         admission, fingerprint = scores.by(c.admission_score), self._hash(levels)
         allowed = scores.valid & (scores.by("grounded_value_l1") > 0) if c.solved_only else scores.valid
         # A term on the dataset alone is zero outside it, and has no say in where P is least there.

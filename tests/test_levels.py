@@ -444,8 +444,8 @@ def test_worlds_without_a_finished_episode() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"capacity": 0}, "levels.capacity=0"),
-        ({"capacity": 100}, "levels.dataset_levels=512 is not valid; give a whole number in 0 .. levels.capacity=100"),
+        ({"capacity": 0}, "^agent.levels.capacity=0"),
+        ({"dataset_levels": -1}, "levels.dataset_levels=-1 is not valid"),
         ({"rho": 1.5}, r"levels.rho=1.5 is not valid; give a number in \[0, 1\]"),
         ({"primary": Priority("td")}, "levels.primary.score=td is not valid; give value_l1 or"),
         ({"primary": Priority("staleness")}, "levels.primary.score=staleness"),
@@ -464,5 +464,7 @@ def test_impossible_settings(settings: dict, message: str) -> None:
 def test_a_dataset_of_another_size() -> None:
     with pytest.raises(UserError, match=r"levels.dataset_levels=5 is not valid; give the number of levels"):
         ScoredLevels(SETTINGS["dred"], 1, SIZE, torch.zeros(4, SIZE, dtype=torch.uint8))
-    with pytest.raises(UserError, match=r"levels.capacity=5 .* more than levels.dataset_levels=5"):
+    with pytest.raises(UserError, match=r"levels.capacity=4 .* at least the 5 levels of the dataset"):
+        ScoredLevels(LevelsConfig(4, 5), 1, SIZE, torch.zeros(5, SIZE, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"levels.capacity=5 .* more than the dataset's 5 levels"):
         buffer(SETTINGS["plr"]).insert(*[None] * 2)
