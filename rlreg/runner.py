@@ -17,7 +17,7 @@ from rlreg.errors import UserError
 from rlreg.evaluation import evaluate
 from rlreg.graphs import check_mode
 from rlreg.runs import RunFolder
-from rlreg.training.curriculum import transfer
+from rlreg.training.curriculum import CurriculumTraining, transfer
 from rlreg.training.offline import OfflineTraining, Score
 from rlreg.training.online import OnlineTraining
 
@@ -42,7 +42,7 @@ def train(cfg: DictConfig) -> None:
     agent = build_agent(cfg, seeds, settings.device)  # before the folder: a refused setting leaves none behind
     loop = _loop(cfg, agent)
     folder = RunFolder.of(cfg)
-    data = _data(cfg, agent) if issubclass(loop, OfflineTraining) and not folder.complete else {}
+    further = {} if folder.complete else _further(cfg, agent, loop)
     with folder.locked():
         folder.open(cfg)
         print(f"run folder: {folder.path}", flush=True)
@@ -54,7 +54,7 @@ def train(cfg: DictConfig) -> None:
         def make_env(num_worlds: int, purpose: int, seeds: Sequence[int] = seeds) -> Any:
             return build_env(cfg, seeds, num_worlds, purpose)
 
-        results = loop(agent, make_env, settings.train, settings.eval, folder, settings.compile, **data).run()
+        results = loop(agent, make_env, settings.train, settings.eval, folder, settings.compile, **further).run()
         folder.finish(results)
         _drop_replay(folder, settings)
     for seed, final, last in zip(seeds, results["final"]["return"], results["return_last_ten"], strict=True):
@@ -92,8 +92,21 @@ def _loop(cfg: DictConfig, agent: Any) -> type:
     return loop
 
 
+def _further(cfg: DictConfig, agent: Any, loop: type) -> dict[str, Any]:
+    """What a loop takes beside what every loop does. Raises `UserError` for what is of no use to the agent."""
+    if issubclass(loop, OfflineTraining):
+        return _data(cfg, agent)
+    if issubclass(loop, CurriculumTraining):
+        if cfg.compile not in ("auto", "eager"):
+            raise UserError(f"compile={cfg.compile}: a recurrent student's updates run eagerly; give auto or eager")
+        space = build_env(cfg, agent.seeds, 1, 0)
+        agent.attach(space, cfg.train.total_steps)
+        return {"space": space}
+    return {}
+
+
 def _data(cfg: DictConfig, agent: Any) -> dict[str, Any]:
-    """What `OfflineTraining` takes beside what every loop does. Raises `UserError` for data of no use to the agent."""
+    """A dataset, and its score where it has one."""
     found = _hook(cfg, "dataset")(**_task(cfg))
     data = Frozen(agent.seeds, Batch(*found.transitions), agent.device, found.source)
     sizes = agent.obs_dim, agent.action_dim
@@ -113,13 +126,17 @@ def _drop_replay(folder: RunFolder, settings: Config) -> None:
 def evaluate_run(cfg: DictConfig) -> None:
     """Evaluate a run's checkpoint: `mode=evaluate run_dir=...`, `eval.episodes` episodes a seed.
 
-    A curriculum's is evaluated once on each level of the run's sets, or of `env.evaluate_on`.
+    A curriculum's is evaluated once on each level of the run's sets; where the run's `env=` is given too, on what that
+    one's `evaluate_on`, `evaluate_count` and `layouts` say. Training levels and time limit are always the run's.
     """
     folder = _given_run(cfg)
     run_cfg = folder.load_config()
     agent, step = load_agent(folder, cfg.device, cfg.checkpoint)
     if _loop(run_cfg, agent).needs == "levels":
-        space = build_env(run_cfg if cfg.env.name != run_cfg.env.name else cfg, agent.seeds, 1, 1, device=cfg.device)
+        if cfg.env.name == run_cfg.env.name:
+            for name in ("evaluate_on", "evaluate_count", "layouts"):
+                run_cfg.env[name] = cfg.env[name]
+        space = build_env(run_cfg, agent.seeds, 1, 1, device=cfg.device)
         values = transfer(agent, space, step)
         what = "every level once"
     else:
@@ -150,7 +167,7 @@ def collect(cfg: DictConfig) -> None:
 
 
 def levels(cfg: DictConfig) -> None:
-    """Build, look at or draw a set of levels, or generate wall layouts: `mode=levels levels.set=... levels.sheet=...`."""
+    """Build, look at or draw a set of levels, or generate wall layouts: `mode=levels levels.set=... levels.out=...`."""
     locate(cfg.levels._target_)(OmegaConf.to_object(cfg.levels))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from envs.cave import edits
 from envs.cave.level_model import LevelModel
-from envs.cave.level_sets import SPLITS, level_set
+from envs.cave.level_sets import SPLITS, LevelSet, level_set
 from envs.cave.rendering import sheet
 from envs.cave.worlds import NUM_ACTIONS, CaveWorlds
 from rlreg.errors import require
@@ -40,10 +40,14 @@ class CaveEscape:
     ) -> None:
         """See `envs.registry.CaveConfig`. Raises `UserError` for sets that are not there or are none."""
         self.device, self.max_episode_steps = torch.device(device), max_episode_steps
-        self.dataset = self._levels(f"{dataset}:train", count, layouts)
-        self.size = self.dataset.shape[-1]
         require(bool(evaluate_on), "env.evaluate_on", list(evaluate_on), "at least one set")
-        self.evaluation = {name: self._levels(name, evaluate_count, layouts) for name in evaluate_on}
+        training = self._set(f"{dataset}:train", layouts)
+        self.dataset = self._maps(training if count is None else training.first(count, "env.count"))
+        self.size = self.dataset.shape[-1]
+        self.evaluation = {}
+        for name in evaluate_on:
+            held_out = self._set(name, layouts)
+            self.evaluation[name] = self._maps(held_out.first(min(evaluate_count or len(held_out), len(held_out))))
 
     def worlds(self, seeds: Sequence[int], num_worlds: int, size: int | None = None) -> CaveWorlds:
         """Worlds for levels of `size`, that of the training levels by default."""
@@ -72,14 +76,15 @@ class CaveEscape:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _levels(self, name: str, count: int | None, layouts: str | None) -> Tensor:
-        """`<set>`, `<set>:train` or `<set>:test` (by default test), or a file; at most `count` levels of it."""
+    @staticmethod
+    def _set(name: str, layouts: str | None) -> LevelSet:
+        """`<set>`, `<set>:train` or `<set>:test` (by default test), or a file."""
         head, _, split = name.rpartition(":")
         head, split = (head, split) if head and split in SPLITS else (name, "test")
-        found = level_set(head, split, layouts=layouts)
-        if count is not None and count < len(found):
-            found = found.first(count)
-        return torch.from_numpy(found.levels).to(self.device)
+        return level_set(head, split, layouts=layouts)
+
+    def _maps(self, levels: LevelSet) -> Tensor:
+        return torch.from_numpy(levels.levels).to(self.device)
 
 
 def make(

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from rlreg.checkpoint import write_atomic
 from rlreg.config import EvalConfig, TrainConfig
-from rlreg.errors import UserError
 from rlreg.rng import Rng
 from rlreg.rollouts import Worlds
 from rlreg.runs import RunFolder
@@ -75,13 +74,11 @@ class CurriculumTraining(Training):
         evaluation: EvalConfig,
         folder: RunFolder,
         compile: str,
+        space: LevelSpace,
     ) -> None:
-        """`make_env(1, 0)` gives the levels. Raises `UserError` for a `compile` that there is no such thing for."""
+        """`agent` has been attached to `space`. `make_env` and `compile` are other loops'."""
         super().__init__(agent, train, evaluation, folder)
-        if compile not in ("auto", "eager"):
-            raise UserError(f"compile={compile}: a recurrent student's updates run eagerly; give auto or eager")
-        self.space = make_env(1, 0)
-        agent.attach(self.space, train.total_steps)
+        self.space = space
         self.eval_tags = TAGS | {
             column: f"transfer/{name}/{kind}"
             for name in self.space.evaluation
@@ -119,15 +116,13 @@ class CurriculumTraining(Training):
     def _measure(self) -> dict[str, Tensor]:
         self.outcomes = attempts(self.agent, self.space, self.step)
         values = summary(self.outcomes)
-        probability = self.agent.distribution()
-        if probability is not None and self.agent.uses_dataset:
+        probability = self.agent.distribution() if self.agent.uses_dataset else None
+        if probability is not None:
             probability = probability[:, : len(self.space.dataset)]
-        else:
-            probability = None
         return values | {
             "shift_gap": shift_gap(self.outcomes["train"], probability).float(),
             "information": self.information.clone(),
-            "env_steps": torch.full_like(self.information, self.agent.env_steps),
+            "env_steps": torch.full_like(self.information, self.agent.env_steps, dtype=torch.float64),
         }
 
     def _evaluate(self, bar: Any) -> None:
@@ -149,7 +144,9 @@ class CurriculumTraining(Training):
         super()._log()
 
     def _results(self) -> dict[str, Any]:
-        write_atomic(self.folder.path / "transfer.csv", _intervals(self.outcomes, self.agent.seeds))
+        # There are none yet if the process before was killed after its last checkpoint.
+        outcomes = self.outcomes or attempts(self.agent, self.space, self.step)
+        write_atomic(self.folder.path / "transfer.csv", _intervals(outcomes, self.agent.seeds))
         return super()._results() | {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps}
 
     # --------------------------------------------------------------- resume
