@@ -183,9 +183,9 @@ class GraphEncoder:
         for layer, width in enumerate(self.widths[:-1]):
             gin = f"gin{layer}"
             params[f"{gin}.eps"] = torch.zeros(len(rng.seeds), 1, 1, device=rng.seeds.device)
-            for part, fan_in in (("first", width), ("second", GIN_WIDTH)):
-                stream = f"init/{name}/{gin}.{part}"
-                params[f"{gin}.{part}"] = uniform_init(rng, stream, fan_in, (fan_in, GIN_WIDTH))
+            for layer_name, fan_in in (("first", width), ("second", GIN_WIDTH)):
+                stream = f"init/{name}/{gin}.{layer_name}"
+                params[f"{gin}.{layer_name}"] = uniform_init(rng, stream, fan_in, (fan_in, GIN_WIDTH))
             for norm in ("norm0", "norm1", "norm2"):
                 params |= {f"{gin}.{norm}.{part}": value for part, value in self.norm.init(rng).items()}
         return params

@@ -100,7 +100,8 @@ def generate(
         raise unknown("structure", structure, STRUCTURES)
     settings = STRUCTURES[structure]
     least = settings.pattern_width + 2
-    require(size >= least, "levels.size", size, f"{least} or more: '{structure}' has patterns of {settings.pattern_width}")
+    valid = f"{least} or more: '{structure}' has patterns of {settings.pattern_width}"
+    require(size >= least, "levels.size", size, valid)
     require(count >= 1, "levels.count", count, "1 or more")
     require(seed >= 0, "levels.seed", seed, "0 or more")
     require(workers is None or workers >= 1, "levels.workers", workers, "1 or more")
