@@ -61,6 +61,71 @@ def test_what_an_end_is_worth(bootstrap):
     torch.testing.assert_close(agent.advantage(rollout)[0, t, n], expected)
 
 
+def test_a_cut_is_worth_what_the_student_thinks_of_the_step_after():
+    """V of a time-out and of the rollout's end: what the student says where the same episode goes on."""
+    agent = student(bootstrap="value")
+    rooms = empty_rooms(Rng([0]), "rooms", 0, 20, 6)
+
+    def played(length, max_episode_steps):
+        schedule = Rng([0]).integers("schedule", 0, (length, 6), 20)
+        return play(agent, CaveWorlds([0], 6, 6, max_episode_steps), rooms, schedule, Rng([0]), "test", 0)
+
+    short, longer = played(40, 100), played(41, 100)  # random numbers are counted: the first 40 steps are the same
+    goes_on = ~short.done[:, -1]
+    assert goes_on.any() and torch.equal(short.action, longer.action[:, :40])
+    torch.testing.assert_close(short.final_value[:, -1][goes_on], longer.value[:, -1][goes_on])
+
+    limited, unlimited = played(40, 15), played(40, 16)
+    at_limit = limited.truncated[:, 14]
+    assert at_limit.any() and not unlimited.done[:, 14][at_limit].any()
+    torch.testing.assert_close(limited.final_value[:, 14][at_limit], unlimited.value[:, 15][at_limit])
+
+
+def test_worlds_that_repeat_a_level_keep_the_direction():
+    agent = student()
+    rooms = empty_rooms(Rng([0]), "rooms", 0, 6, 6)
+    schedule = torch.arange(6).expand(1, 40, 6)
+    again, anew = (
+        play(agent, CaveWorlds([0], 6, 6, 15), rooms, schedule, Rng([0]), "test", 0, repeat) for repeat in (True, False)
+    )
+    for rollout in (again, anew):
+        assert torch.equal(rollout.level, schedule) and (rollout.start.sum(dim=1) > 1).all()
+    for n in range(6):
+        assert len(set(again.direction[0, :, n][again.start[0, :, n]].tolist())) == 1
+    assert any(len(set(anew.direction[0, :, n][anew.start[0, :, n]].tolist())) > 1 for n in range(6))
+    assert len(set(again.direction[0, 0].tolist())) > 1
+
+
+def test_an_update_is_torch_s():
+    """Two epochs against PPO's loss written out with torch.distributions, torch's Adam and its gradient clipping."""
+    agent = student(entropy_coefficient=0.01, learning_rate=1e-3, max_grad_norm=0.05)
+    rollout = rolled_out(agent)
+    leaves = {name: torch.nn.Parameter(p.clone()) for name, p in agent.params.items()}
+    adam = torch.optim.Adam(leaves.values(), lr=1e-3, eps=1e-5)
+    advantage = agent.advantage(rollout).flatten()
+    old_value, old_log_prob = rollout.value.flatten(), rollout.log_prob.flatten()
+    returns = advantage + old_value
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-5)
+    for _ in range(2):
+        out = agent.outputs(leaves, rollout)
+        policy, value = torch.distributions.Categorical(logits=out.log_probs[0]), out.value[0]
+        ratio = (policy.log_prob(rollout.action.flatten()) - old_log_prob).exp()
+        surrogate = torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        near = old_value + (value - old_value).clamp(-0.2, 0.2)
+        value_loss = torch.max((value - returns) ** 2, (near - returns) ** 2) / 2
+        loss = -surrogate.mean() + 0.5 * value_loss.mean() - 0.01 * policy.entropy().mean()
+        adam.zero_grad()
+        loss.backward()
+        norm = clip_grad_norm_(leaves.values(), 0.05)
+        assert norm > 0.05
+        adam.step()
+    metrics = agent.update(rollout)
+    torch.testing.assert_close(metrics["train/grad_norm"][0], norm, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(metrics["train/entropy"][0], policy.entropy().mean())
+    for name, p in agent.params.items():
+        torch.testing.assert_close(p, leaves[name].detach(), rtol=1e-4, atol=2e-6)
+
+
 def test_losses_by_hand():
     log_prob = torch.tensor([[1.5, 0.5, 1.5, 0.5]]).log()
     advantage = torch.tensor([[1.0, 1.0, -1.0, -1.0]])

@@ -12,6 +12,7 @@ from agents.ppo import PPO, PPOConfig
 from envs.cave.edits import random_levels
 from envs.cave.tiles import EMPTY, GOAL, START, WALL
 from envs.cave.worlds import CaveWorlds
+from rlreg.checkpoint import copy_into, flatten
 from rlreg.regularizers import Regularizer
 from rlreg.rng import Rng
 from rlreg.rollouts import Acted
@@ -114,8 +115,10 @@ def test_the_classifier_learns_online_and_is_restorable():
     levels = random_levels(Rng([0]), "levels", 0, 5, 9)[0]
     worlds = CaveWorlds((0,), 4, 9, 40)
     agent = student((0,))
-    one, two = (LevelClassifier(Rng((0,)), 16, 5) for _ in range(2))
-    a = [one.measure(agent, worlds, levels, 64, n).item() for n in range(3)]
-    b = [two.measure(agent, worlds, levels, 64, n).item() for n in range(3)]
-    assert a == b and np.isfinite(a).all()
-    assert not torch.equal(one.params["weight"], LevelClassifier(Rng((0,)), 16, 5).params["weight"])
+    one, two, fresh = (LevelClassifier(Rng((0,)), 16, 5) for _ in range(3))
+    bounds = [one.measure(agent, worlds, levels, 64, n).item() for n in range(2)]
+    assert np.isfinite(bounds).all()
+    copy_into(two.state(), {name: value.clone() for name, value in flatten(one.state()).items()}, "saved")
+    goes_on, restored, begins = (c.measure(agent, worlds, levels, 64, 2).item() for c in (one, two, fresh))
+    assert goes_on == restored != begins
+    assert all(torch.equal(value, two.params[name]) for name, value in one.params.items())
