@@ -1,0 +1,259 @@
+"""A2PR's updates a second beside the plain way of writing them: one run, interleaved rounds, medians.
+
+    python benchmarks/offline.py                                   # some twelve minutes on two idle cores
+    python benchmarks/offline.py --device cuda --out offline.md    # S = 1, 5 and 10; many updates a graph
+
+Everybody learns from one dataset of random transitions with observations 17, actions 6, batch 256 (HalfCheetah's and
+Walker2d's sizes) and the released code's networks: actor 256x3, critics and V 256x4, VAE 750x2. `plain` is a single
+seed in eager PyTorch: `torch.nn` modules, `torch.optim.Adam`, autograd, one loss after another, as offline RL code is
+commonly written; tests/test_benchmarks.py holds its updates against ours. Unit, rounds and the matrix products beside
+are those of benchmarks/updates.py. The last line is what D4RL's nine Gym-MuJoCo sets would take at the best rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from updates import Contestant, MatrixProducts, contestant, race, table
+
+from agents.a2pr import A2PR, A2PRConfig
+from rlreg.buffers import Batch, Frozen
+from rlreg.regularizers import Regularizer
+from rlreg.runs import provenance
+
+OBS, ACT, BATCH, ROWS = 17, 6, 256, 100_000
+TABLE_UPDATES = 9 * 5 * 1_000_000
+"""Nine data sets, five seeds, a million updates."""
+PER_CALL = 8
+"""Updates a graph, where there are graphs."""
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear layers with ReLU between."""
+    layers = [nn.Linear(n, m) for n, m in pairwise(sizes)]
+    return nn.Sequential(*itertools.chain.from_iterable((layer, nn.ReLU()) for layer in layers[:-1]), layers[-1])
+
+
+class Plain:
+    """A2PR for one seed. Batches are (B, ...) tensors, noises standard normal."""
+
+    def __init__(self, config: A2PRConfig, obs_dim: int, action_dim: int, device: str = "cpu") -> None:
+        self.config, self.latent_dim = config, 2 * action_dim
+        self.actor = mlp(obs_dim, *config.hidden, action_dim).to(device)
+        self.critics = nn.ModuleList(mlp(obs_dim + action_dim, *config.critic_hidden, 1) for _ in range(2)).to(device)
+        self.value = mlp(obs_dim, *config.critic_hidden, 1).to(device)
+        self.encoder = mlp(obs_dim + action_dim, *config.vae_hidden, 2 * self.latent_dim).to(device)
+        self.decoder = mlp(obs_dim + self.latent_dim, *config.vae_hidden, action_dim).to(device)
+        self.actor_target, self.critics_target = copy.deepcopy(self.actor), copy.deepcopy(self.critics)
+        vae = [*self.encoder.parameters(), *self.decoder.parameters()]
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), config.actor_learning_rate)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), config.critic_learning_rate)
+        self.value_optimizer = torch.optim.Adam(self.value.parameters(), config.value_learning_rate)
+        self.vae_optimizer = torch.optim.Adam(vae, config.vae_learning_rate)
+
+    def q(self, critics: nn.ModuleList, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.cat([obs, action], dim=-1)
+        return critics[0](x), critics[1](x)
+
+    def reconstruct(self, obs: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The VAE's action, and the mean of its KL over batch and latent dimensions."""
+        mean, log_std = self.encoder(torch.cat([obs, action], dim=-1)).chunk(2, dim=-1)
+        std = log_std.clamp(-4, 15).exp()
+        kl = -0.5 * (1 + 2 * std.log() - mean.pow(2) - std.pow(2)).mean()
+        return torch.tanh(self.decoder(torch.cat([obs, mean + std * noise], dim=-1))), kl
+
+    def update(self, batch: Batch, noises: Sequence[Tensor], update_actor: bool) -> None:
+        """`noises`: of the target action (B, A), of the VAE's step and of the actor's (B, Z)."""
+        c = self.config
+        obs, action, reward, next_obs, terminated = batch
+        reward, going_on = reward[:, None], 1 - terminated[:, None]
+
+        with torch.no_grad():
+            smoothing = (c.target_noise * noises[0]).clamp(-c.target_noise_clip, c.target_noise_clip)
+            next_action = (torch.tanh(self.actor_target(next_obs)) + smoothing).clamp(-1, 1)
+            next_q = torch.min(*self.q(self.critics_target, next_obs, next_action))
+            target = reward + c.discount * going_on * next_q
+        q1, q2 = self.q(self.critics, obs, action)
+        self.step(self.critic_optimizer, F.mse_loss(q1, target) + F.mse_loss(q2, target))
+
+        with torch.no_grad():
+            online = torch.min(*self.q(self.critics, next_obs, next_action))
+            value_target = torch.min(reward + c.discount * going_on * online, target)
+        value = self.value(obs)
+        self.step(self.value_optimizer, F.mse_loss(value, value_target))
+        value = value.detach()
+
+        with torch.no_grad():
+            q_data = self.critics[0](torch.cat([obs, action], dim=-1))
+        reconstruction, kl = self.reconstruct(obs, action, noises[1])
+        error = ((q_data > value) * (reconstruction - action).pow(2)).mean()
+        self.step(self.vae_optimizer, c.vae_weight * error + 0.5 * kl)
+        if not update_actor:
+            return
+
+        pi = torch.tanh(self.actor(obs))
+        q_pi = self.critics[0](torch.cat([obs, pi], dim=-1))
+        proposed, _ = self.reconstruct(obs, pi, noises[2])
+        q_proposed = self.critics[0](torch.cat([obs, proposed], dim=-1)).detach()
+        better = torch.where(q_proposed >= q_data, proposed, action)
+        held = c.mask * ((q_proposed >= value) | (q_data > value))
+        constraint = (held * (pi - better).pow(2)).mean()
+        self.step(self.actor_optimizer, constraint - c.alpha / q_pi.abs().mean().detach() * q_pi.mean())
+
+        with torch.no_grad():
+            for net, slow in ((self.actor, self.actor_target), (self.critics, self.critics_target)):
+                for p, q in zip(net.parameters(), slow.parameters(), strict=True):
+                    q.lerp_(p, c.tau)
+
+    def step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def flops(config: A2PRConfig) -> float:
+    """Floating point operations of one seed's update, matrix products only, actor updates spread over the delay.
+
+    Through a layer of n inputs and m outputs a batch of B costs 2 B n m, as do the gradients of its weights and of its
+    inputs. Critic: the targets forward, the critics forward and both gradients, that of the inputs but of the first
+    layer. V: the critics forward at s', V the same. VAE: the first critic forward at the data, the VAE forward and
+    both gradients. Actor: actor, first critic (twice) and VAE forward; the inputs' gradients back through critic and
+    VAE to the action; the actor's gradients.
+    """
+
+    def layers(*sizes: int) -> list[int]:
+        return [2 * BATCH * n * m for n, m in pairwise(sizes)]
+
+    latent = 2 * ACT
+    actor, critic = layers(OBS, *config.hidden, ACT), layers(OBS + ACT, *config.critic_hidden, 1)
+    value = layers(OBS, *config.critic_hidden, 1)
+    encoder = layers(OBS + ACT, *config.vae_hidden, 2 * latent)
+    decoder = layers(OBS + latent, *config.vae_hidden, ACT)
+    # Gradients of inputs stop at the part of the first layer that is not data.
+    to_action = 2 * BATCH * ACT * config.critic_hidden[0] + sum(critic[1:])
+    to_latent = 2 * BATCH * latent * config.vae_hidden[0] + sum(decoder[1:])
+    through_vae = to_latent + 2 * BATCH * ACT * config.vae_hidden[0] + sum(encoder[1:])
+    critic_step = sum(actor) + 2 * sum(critic) + 2 * (2 * sum(critic) + sum(critic[1:]))
+    value_step = 2 * sum(critic) + 2 * sum(value) + sum(value[1:])
+    vae_step = sum(critic) + 2 * (sum(encoder) + sum(decoder)) + to_latent + sum(encoder[1:])
+    actor_step = 2 * sum(actor) + sum(actor[1:]) + 2 * sum(critic) + to_action
+    actor_step += sum(encoder) + sum(decoder) + through_vae
+    return critic_step + value_step + vae_step + actor_step / config.policy_delay
+
+
+def random_data() -> Batch:
+    rng = np.random.default_rng(0)
+    shapes = ((ROWS, OBS), (ROWS, ACT), ROWS, (ROWS, OBS))
+    fields = [rng.uniform(-1.0, 1.0, shape).astype(np.float32) for shape in shapes]
+    return Batch(*fields, np.zeros(ROWS, np.float32))
+
+
+def plain(data: Batch, device: str) -> Contestant:
+    """`Plain`, with batches and noise from torch's own generator."""
+    learner = Plain(A2PRConfig(), OBS, ACT, device)
+    columns = [torch.from_numpy(column).to(device) for column in data]
+    widths = ACT, learner.latent_dim, learner.latent_dim
+    made = 0
+
+    def turn(n: int) -> None:
+        nonlocal made
+        for _ in range(n):
+            made += 1
+            index = torch.randint(ROWS, (BATCH,), device=device)
+            noises = [torch.randn(BATCH, width, device=device) for width in widths]
+            learner.update(Batch(*(column[index] for column in columns)), noises, made % 2 == 0)
+
+    turn(2)
+    return Contestant("a2pr", "plain", turn)
+
+
+def ours(data: Batch, seeds: int, mode: str, device: str, per_call: int = 1) -> Contestant:
+    """S stacked seeds of ours; `mode` as `rlreg.graphs.prepare` has it."""
+    learner = A2PR(A2PRConfig(), Regularizer(), OBS, ACT, range(seeds), device)
+    name = mode if per_call == 1 else f"{mode}, {per_call} a call"
+    return contestant("a2pr", name, learner, Frozen(range(seeds), data, device), mode, per_call)
+
+
+def figures(contestants: Sequence[Contestant], products: MatrixProducts) -> list[dict[str, Any]]:
+    """A row a contestant."""
+    plain_rate, work = contestants[0].rate, flops(A2PRConfig())
+    return [
+        {
+            "agent": c.agent,
+            "mode": c.mode,
+            "S": c.seeds,
+            "ms": statistics.median(c.seconds) * 1e3,
+            "seed_updates_per_second": c.rate,
+            "best_round": c.seeds / min(c.seconds),
+            "times_plain": c.rate / plain_rate,
+            "mflop": work / 1e6,
+            "gflop_per_second": c.rate * work / 1e9,
+            "of_matmul_rate": c.rate * work / products.rate,
+            "compile_seconds": c.compile_seconds,
+        }
+        for c in contestants
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, help="values of S (CPU: 1 5; CUDA: 1 5 10)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, help="PyTorch's threads (default: PyTorch's own choice)")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--updates", type=int, default=16, help="updates a turn, shared among S on the CPU")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="eager only, to be done soon")
+    parser.add_argument("--out", type=Path, help="also write to this file: .md or .json")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: no CUDA device is available")
+    if args.updates % PER_CALL:
+        parser.error(f"--updates {args.updates}: give a multiple of {PER_CALL}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    seeds = args.seeds or ([1, 5] if args.device == "cpu" else [1, 5, 10])
+    torch._dynamo.config.recompile_limit = 100  # many learners share the one function `update` here
+
+    data = random_data()
+    contestants = [plain(data, args.device)]
+    contestants += [ours(data, s, "eager", args.device) for s in seeds]
+    if args.compile:
+        fast = "compile" if args.device == "cpu" else "graph"
+        contestants += [ours(data, s, fast, args.device) for s in seeds]
+        if args.device == "cuda":
+            contestants += [ours(data, s, fast, args.device, PER_CALL) for s in seeds]
+
+    products = MatrixProducts(args.device)
+    load = os.getloadavg()[0]
+    race(contestants, products, args.rounds, args.updates, args.device)
+    rows, machine = figures(contestants, products), provenance()
+    best = max(contestants, key=lambda c: c.rate)
+    device = machine["gpu"] if args.device == "cuda" else f"{machine['cpu']}, {machine['threads']} threads"
+    text = (
+        f"{device}; {machine['cores']} cores, load average {load:.1f} before and {os.getloadavg()[0]:.1f} after; "
+        f"torch {machine['versions']['torch']}, commit {machine['commit']}; medians of {args.rounds} rounds.\n"
+        f"Float32 matrix products in the same rounds: {products.rate / 1e9:.0f} GFLOP/s.\n\n{table(rows)}\n\n"
+        f"Nine data sets x 5 seeds x 1M updates at the rate of {best.mode}, S={best.seeds}, without evaluations: "
+        f"{TABLE_UPDATES / best.rate / 3600:.1f} hours.\n"
+    )
+    print(text)
+    if args.out:
+        record = {"machine": machine, "matmul_gflop_per_second": products.rate / 1e9, "rows": rows}
+        args.out.write_text(json.dumps(record, indent=2) + "\n" if args.out.suffix == ".json" else text)
+
+
+if __name__ == "__main__":
+    main()
