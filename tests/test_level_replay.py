@@ -10,11 +10,23 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_runner import main
 
-from agents.level_replay import EditReplay, EditReplayConfig, LevelReplay, edited
+from agents.level_replay import (
+    ACCEL,
+    ACCELConfig,
+    DomainRandomization,
+    EditReplay,
+    EditReplayConfig,
+    LevelReplay,
+    RobustPLR,
+    RobustPLRConfig,
+    edited,
+)
 from agents.ppo import PPOConfig
+from agents.vae_dred import VAEDRED, LevelModelConfig, VAEDREDConfig
 from envs.cave.space import CaveEscape
+from envs.cave.tiles import EMPTY, GOAL, START, WALL
 from rlreg.checkpoint import Checkpoints
-from rlreg.levels import LevelsConfig
+from rlreg.levels import LevelsConfig, Priority
 from rlreg.regularizers import Regularizer
 
 METHODS = ("uniform", "plr", "dr", "robust_plr", "accel", "accel_d", "el_dred", "vae_dred")
@@ -48,12 +60,21 @@ def space():
     return CaveEscape("cave_escape_512_4ts_varp", 12, ["cave_escape_512_4ts_varp:test"], 4, max_episode_steps=40)
 
 
-def curriculum(space, method=EditReplay, seeds=(0, 1), **levels):
-    student = PPOConfig(hidden_dim=8, filters=2, head_dim=4, num_worlds=5, rollout_length=48, epochs=1)
-    config = EditReplayConfig(student=student, levels=LevelsConfig(**({"capacity": 20} | levels), dataset_levels=12))
-    made = method(config, Regularizer(), 75, 7, seeds)
+def curriculum(space, method=EditReplay, config=EditReplayConfig, seeds=(0, 1), num_worlds=5, more=None, **levels):
+    student = PPOConfig(hidden_dim=8, filters=2, head_dim=4, num_worlds=num_worlds, rollout_length=48, epochs=1)
+    levels = LevelsConfig(**({"capacity": 20} | levels))
+    made = method(config(student=student, levels=levels, **(more or {})), Regularizer(), 75, 7, seeds)
     made.attach(space, 10)
     return made
+
+
+NO_DATASET = {
+    "dataset_levels": 0,
+    "primary": Priority("positive_value_loss", temperature=0.3, support="buffer"),
+    "secondary": None,
+    "staleness": Priority("staleness", "power", 1.0, "buffer"),
+    "solved_only": False,
+}
 
 
 def params_of(made):
@@ -131,13 +152,110 @@ def test_edits_are_of_the_levels_with_the_lowest_return_less_value_loss(space):
             assert torch.equal(seen["levels"][s, n].flatten(), parents[n % 2])
 
 
+def rooms(kinds):
+    """(2, N, 15, 15), all different: where `kinds` is true a start with goals on all sides, else one walled in."""
+    levels = torch.full((2, len(kinds), 15, 15), WALL, dtype=torch.uint8)
+    for n, solvable in enumerate(kinds):
+        levels[:, n, 7, 7], levels[:, n, 1, 1 + n] = START, EMPTY
+        for x, y in ((6, 7), (8, 7), (7, 6), (7, 8)):
+            levels[:, n, x, y] = GOAL if solvable else WALL
+    return levels
+
+
 def test_only_solved_levels_enter_a_dred_buffer(space):
-    made = curriculum(space)
-    for _ in range(8):
-        made.cycle()
+    made, admits_all = curriculum(space), curriculum(
+        space, primary=Priority("grounded_value_l1", support="buffer"), secondary=None, solved_only=False
+    )  # fmt: skip
+    kinds = [True, False, False, True, False]
+    for c in (made, admits_all):
+        c.audition(rooms(kinds))
+    expected = rooms(kinds).flatten(2)[:, kinds]
     stored = made.buffer.scores.valid[:, 12:]
+    assert (stored.sum(dim=1) == 2).all() and made.last["levels/inserted"].tolist() == pytest.approx([0.4, 0.4])
+    held = made.buffer.levels[:, 12:14]
+    for s in range(2):
+        assert {bytes(x) for x in held[s].numpy()} == {bytes(x) for x in expected[s].numpy()}
     assert (made.buffer.scores.episode_return[:, 12:][stored] > 0).all()
-    assert torch.equal(made.buffer.levels[:, :12], space.dataset.flatten(1).expand(2, -1, -1))
+    assert (admits_all.buffer.scores.valid[:, 12:].sum(dim=1) == 5).all()
+    for c in (made, admits_all):
+        assert torch.equal(c.buffer.levels[:, :12], space.dataset.flatten(1).expand(2, -1, -1))
+
+
+def test_eta_goes_from_0_to_1_by_cycles(space, monkeypatch):
+    """j / J in cycle j, those of the warm-up among them: 3 + 10 cycles here."""
+    made = curriculum(space)
+    seen = []
+    distribution, insert = made.buffer.distribution, made.buffer.insert
+
+    def distribution_at(eta):
+        seen.append((made.cycles, eta))
+        return distribution(eta)
+
+    def insert_at(levels, scores, eta):
+        seen.append((made.cycles, eta))
+        return insert(levels, scores, eta)
+
+    monkeypatch.setattr(made.buffer, "distribution", distribution_at)
+    monkeypatch.setattr(made.buffer, "insert", insert_at)
+    for _ in range(13):
+        made.cycle()
+    assert seen == [(j, j / 13) for j in range(3, 13) for _ in range(2)]
+    assert made.eta == 1.0
+
+
+def test_random_levels_teach_in_dr_and_only_audition_in_robust_plr(space):
+    made = curriculum(space, DomainRandomization, **NO_DATASET)
+    before = params_of(made)
+    assert made.cycle() is not None and made.env_steps == 5 * 48
+    assert not torch.equal(made.student.params["policy.0.weight"], before["policy.0.weight"])
+
+    made = curriculum(space, RobustPLR, RobustPLRConfig, capacity=30, **NO_DATASET)
+    learned = []
+    for number in range(40):
+        before, proposed = params_of(made), made.proposed.item()
+        metrics = made.cycle()
+        changed = not torch.equal(made.student.params["policy.0.weight"], before["policy.0.weight"])
+        assert changed == (metrics is not None) and made.proposed == proposed + (0 if changed else 5)
+        learned.append(changed)
+        assert made.env_steps == (number + 1) * 5 * 48
+    assert not any(learned[:3])  # 15 of 30 levels first
+    assert 0.25 < sum(learned[3:]) / 37 < 0.75
+    # Seeds replay at the same time, but not the same levels.
+    assert not torch.equal(made.buffer.levels[0], made.buffer.levels[1])
+
+
+def test_accel_edits_after_every_replay(space):
+    made = curriculum(space, ACCEL, ACCELConfig, capacity=30, **NO_DATASET)
+    for number in range(12):
+        learned = made.cycle() is not None
+        assert made.proposed == (number + 1) * 5
+        # Only edited rooms have anything in them.
+        bare = ((made.fresh == EMPTY) | (made.fresh == WALL)).flatten(2).sum(dim=2) == 15 * 15 - 2
+        inner_walls = (made.fresh[:, :, 1:-1, 1:-1] == WALL).flatten(2).any(dim=2)
+        assert (bare & ~inner_walls).all().item() is not learned
+
+
+@pytest.mark.parametrize("method", ["el_dred", "vae_dred", "accel"])
+def test_a_seed_s_curriculum_is_the_same_beside_others(space, method):
+    small = LevelModelConfig(latent=8, hidden=16, epochs=2, batch_size=4)
+    kind, config, more = {
+        "el_dred": (EditReplay, EditReplayConfig, {}),
+        "accel": (ACCEL, ACCELConfig, {}),
+        "vae_dred": (VAEDRED, VAEDREDConfig, {"pairs": 2, "interpolations": 3, "model": small}),
+    }[method]
+    levels = {"capacity": 30} | (NO_DATASET if method == "accel" else {})
+    together, alone = (
+        curriculum(space, kind, config, seeds, num_worlds=6, more=more, **levels) for seeds in ((3, 7), (7,))
+    )
+    for made in (together, alone):
+        made.begin(lambda text: None)
+        for _ in range(7):
+            made.cycle()
+    assert torch.equal(together.fresh[1], alone.fresh[0]) and not torch.equal(together.fresh[0], together.fresh[1])
+    assert torch.equal(together.buffer.levels[1], alone.buffer.levels[0])
+    assert torch.equal(together.buffer.staleness[1], alone.buffer.staleness[0])
+    for kept, own in zip(together.buffer.scores, alone.buffer.scores, strict=True):
+        torch.testing.assert_close(kept[1], own[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -167,6 +285,8 @@ def test_a_run_of_each_method(monkeypatch, tmp_path, method):
 
 @pytest.mark.parametrize("method", ["vae_dred", "accel"])
 def test_a_killed_run_resumes_to_the_same_curve(monkeypatch, tmp_path, method):
+    """Killed after each of its two checkpoints, the last among them: the same files, the same tensors."""
+
     def go(run):
         return main(monkeypatch, f"agent={method}", *TINY, *OF[method], f"run_dir={tmp_path}/{run}")
 
@@ -175,14 +295,38 @@ def test_a_killed_run_resumes_to_the_same_curve(monkeypatch, tmp_path, method):
         raise RuntimeError("killed")
 
     assert go("whole") == 0
-    save = Checkpoints.save
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(Checkpoints, "save", save_and_die)
-        go("killed")
-    assert Checkpoints(tmp_path / "killed/checkpoints").steps() == [2]
+    save, killed = Checkpoints.save, Checkpoints(tmp_path / "killed/checkpoints")
+    for steps in ([2], [2, 4]):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+            patch.setattr(Checkpoints, "save", save_and_die)
+            go("killed")
+        assert killed.steps() == steps
     assert go("killed") == 0
     for name in ("eval.csv", "transfer.csv"):
         assert (tmp_path / f"killed/{name}").read_text() == (tmp_path / f"whole/{name}").read_text()
+    _, expected, info = Checkpoints(tmp_path / "whole/checkpoints").load()
+    _, tensors, again = killed.load()
+    assert info == again and tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor.nan_to_num(), expected[name].nan_to_num()) for name, tensor in tensors.items())
+
+
+def test_evaluating_a_run(monkeypatch, capsys, tmp_path):
+    """Its last row again; on other sets, with its own training levels; there is no export."""
+    run = f"run_dir={tmp_path}/run"
+    assert main(monkeypatch, "agent=plr", *TINY, "train.total_steps=1", run) == 0
+    row = list(csv.DictReader((tmp_path / "run/eval.csv").open()))[-1]
+    capsys.readouterr()
+    assert main(monkeypatch, "mode=evaluate", run) == 0
+    shown = capsys.readouterr().out
+    for name in ("train_return", "return", "solved", "length", "gap"):
+        assert f"{name} {float(row[name]):.2f}" in shown
+    other = "cave_escape_112_14ts_p50l_p5m:test"
+    evaluate = ("mode=evaluate", run, "env=cave_escape", f"env.evaluate_on=[{other}]", "env.evaluate_count=3")
+    assert main(monkeypatch, *evaluate) == 0
+    shown = capsys.readouterr().out
+    assert f"solved/{other} " in shown and f"train_return {float(row['train_return']):.2f}" in shown
+    assert main(monkeypatch, "mode=export", run) == 2
+    assert "agent=plr has no counterpart in Stable-Baselines3" in capsys.readouterr().err
 
 
 MISTAKES = {
@@ -191,8 +335,15 @@ MISTAKES = {
     ("agent=plr", "env=cave_escape", "env.dataset=no_such"): "unknown level set 'no_such'",
     ("agent=plr", "env=cave_escape", "env.dataset=/no/such.npz"): "/no/such.npz",
     ("agent=plr", "env=cave_escape", "env.count=0"): "env.count=0 is not valid",
+    ("agent=plr", "env=cave_escape", "env.count=513"): "env.count=513 is not valid; give 1 to 512",
+    ("agent=plr", "env=cave_escape", "env.evaluate_on=[]"): "env.evaluate_on=[] is not valid",
+    ("agent=plr", "env=cave_escape", "agent.student.rollout_length=249"): "give at least the 250 steps of an episode",
+    ("agent=sb3/ppo", "env=cave_escape"): "agent=sb3/ppo learns online, and env=cave_escape is a set of levels",
     ("agent=plr", "env=cave_escape", "agent.student.clip=-1"): "agent.student.clip=-1.0 is not valid",
-    ("agent=plr", "env=cave_escape", "agent.levels.rho=2"): "rho=2.0 is not valid",
+    ("agent=plr", "env=cave_escape", "agent.levels.rho=2"): "agent.levels.rho=2.0 is not valid",
+    ("agent=el_dred", "env=cave_escape", "agent.levels.capacity=512"): "give more than the 512 training levels",
+    ("agent=el_dred", "env=cave_escape", "env.count=64", "agent.levels.capacity=60"): "more than the 64 training",
+    ("agent=vae_dred", "env=cave_escape", "env.count=8"): "agent.pairs=6 is not valid; give at most half of the 8",
     ("agent=vae_dred", "env=cave_escape", "agent.pairs=5"): "agent.pairs=5 is not valid",
     ("agent=plr", "env=cave_escape", "agent.studnet.clip=1"): "unknown key",
     ("agent=plr", "env=cave_escape", "compile=compile"): "compile=compile",
@@ -205,3 +356,4 @@ def test_a_mistake_is_one_line(monkeypatch, capsys, tmp_path, overrides):
     assert main(monkeypatch, *overrides, f"run_dir={tmp_path}/run") == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and MISTAKES[overrides] in lines[0], lines
+    assert not (tmp_path / "run").exists()
