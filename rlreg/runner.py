@@ -58,7 +58,7 @@ def train(cfg: DictConfig) -> None:
         folder.finish(results)
         _drop_replay(folder, settings)
     for seed, final, last in zip(seeds, results["final"]["return"], results["return_last_ten"], strict=True):
-        print(f"seed {seed}: return {final:.1f}, mean of the last ten evaluations {last:.1f}")
+        print(f"seed {seed}: return {final:.4g}, mean of the last ten evaluations {last:.4g}")
     if "score" in results["final"]:
         for seed, final, last in zip(seeds, results["final"]["score"], results["score_last_ten"], strict=True):
             print(f"seed {seed}: normalised score {final:.1f}, mean of the last ten evaluations {last:.1f}")

@@ -130,11 +130,12 @@ class Training(ABC):
         self.eval_table.add(self.step, values)
         self.logger.scalars(self.step, {self.eval_tags[name]: value for name, value in values.items()})
         self.logger.flush()
-        found = ", ".join(f"{name} {values[name].mean():.1f}" for name in ("return", "score") if name in values)
+        shown = [name for name in ("return", "score", "solved") if name in values]
+        found = ", ".join(f"{name} {values[name].mean():.4g}" for name in shown)
         bar.set_postfix_str(found)
         if bar.disable:
             fps = (self.step - self.first_step) / max(time.perf_counter() - self.started, 1e-9)
-            print(f"step {self.step}: {found}, {fps:.0f} {self.unit}s/s", flush=True)
+            print(f"step {self.step}: {found}, {fps:.3g} {self.unit}s/s", flush=True)
 
     @abstractmethod
     def _measure(self) -> dict[str, Tensor]:
