@@ -101,8 +101,12 @@ class TableConfig:
     """Choices of `agent=`."""
     overrides: list[str] = field(default_factory=list)
     """Further overrides for every run of the table."""
+    row_overrides: dict[str, list[str]] = field(default_factory=dict)
+    """Further overrides of single rows, such as [env.path=my.hdf5]. With one for `env=`, the row's name is free."""
+    measures: list[str] = field(default_factory=lambda: ["return", "return_last_ten", "rank", "q_error"])
+    """What is reported: keys of `rlreg.tables.MEASURES`, or of a run's final figures."""
     published: dict[str, Any] = field(default_factory=dict)
-    """Figures of the paper: row -> column -> number or text. The row 'average' is theirs over all rows."""
+    """Figures of the paper for the first measure: row -> column -> number or text. Row 'average': theirs over all."""
     note: str = ""
     only_report: bool = False
     """Print from the runs that are there; start none."""
@@ -110,10 +114,13 @@ class TableConfig:
     def __post_init__(self) -> None:
         valid = "a name of letters, digits, dots, dashes and underscores: it is a folder's"
         require(bool(re.fullmatch(r"[\w-][\w.-]*", self.name)), "table.name", self.name, valid)
-        for name in ("rows", "columns"):
+        for name in ("rows", "columns", "measures"):
             values = getattr(self, name)
             different = bool(values) and len(set(values)) == len(values)
             require(different, f"table.{name}", list(values), "at least one, each once")
+        for row in self.row_overrides:
+            if row not in self.rows:
+                raise unknown("row in table.row_overrides", row, self.rows)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 import numpy as np
@@ -33,19 +33,51 @@ from rlreg.runner import locate
 from rlreg.runs import RunFolder
 from rlreg.stats import Interval, iqm_interval, mean_interval, task_mean_interval
 
-# What is reported: the key in a run's results, the table's heading, what it is, decimals.
-MEASURES = (
-    ("return", "Final return", "the last evaluation's mean return", 1),
-    ("return_last_ten", "Return, last ten evaluations", "the mean of the last ten evaluations' returns", 1),
-    ("rank", "Representation rank", "at the last evaluation", 1),
-    ("q_error", "Q-value error", "|Q - Monte-Carlo return| along the last evaluation's episodes", 2),
-)
-# The figures: file, column of eval.csv, label of the axis.
-FIGURES = (
-    ("curves.png", "return", "return"),
-    ("rank.png", "rank", "representation rank"),
-    ("q_error.png", "q_error", "error of Q"),
-)
+
+class Measure(NamedTuple):
+    """What a table can report of a run: a figure of its results, by its key there."""
+
+    title: str
+    meaning: str
+    decimals: int
+    is_goal: bool = False
+    """The larger the better: the best is marked, and averages are taken over the rows."""
+    figure: str | None = None
+    """The file its curve is drawn in; only figures that are a column of eval.csv have one."""
+
+
+MEASURES = {
+    "return": Measure("Final return", "the last evaluation's mean return", 1, True, "curves.png"),
+    "return_last_ten": Measure(
+        "Return, last ten evaluations", "the mean of the last ten evaluations' returns", 1, True
+    ),
+    "score": Measure(
+        "Final score", "D4RL's normalised score of the last evaluation's mean return", 1, True, "scores.png"
+    ),
+    "score_last_ten": Measure("Score, last ten evaluations", "the mean of the last ten evaluations' scores", 1, True),
+    "rank": Measure("Representation rank", "at the last evaluation", 1, figure="rank.png"),
+    "q_error": Measure(
+        "Q-value error",
+        "|Q - Monte-Carlo return| along the last evaluation's episodes",
+        2,
+        figure="q_error.png",
+    ),
+    "solved": Measure("Solve rate, held out", "the share of the first evaluation set's levels", 3, True, "solved.png"),
+    "train_solved": Measure("Solve rate, training levels", "at the last evaluation", 3, figure="train_solved.png"),
+    "gap": Measure("Generalisation gap", "training levels' mean return less the held-out ones'", 3, figure="gap.png"),
+    "shift_gap": Measure("Shift gap", "sum_l P_l V_l - mean_l V_l over the training levels", 3),
+    "information": Measure(
+        "I(L; b)", "a lower bound on what features tell of the level, in nats", 3, figure="information.png"
+    ),
+}
+"""Another key of a run's final figures, such as `solved/<set>`, is reported as it stands, as a goal."""
+
+
+def measure_of(key: str) -> Measure:
+    """How a figure is reported."""
+    return MEASURES.get(key, Measure(key, "at the last evaluation", 3, is_goal=True))
+
+
 # Okabe and Ito's palette, told apart by colour-blind readers; the lines differ in dashes as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -144,7 +176,9 @@ def compose_cells(table: TableConfig, users: Sequence[str]) -> list[Cell]:
     cells = []
     for row in table.rows:
         for column in table.columns:
-            overrides = [f"env={row}", f"agent={column}", *table.overrides, *users]
+            own = table.row_overrides.get(row, [])
+            env = [] if any(override.startswith("env=") for override in own) else [f"env={row}"]
+            overrides = [*env, f"agent={column}", *table.overrides, *own, *users]
             try:
                 cfg = hydra.compose(HydraConfig.get().job.config_name, overrides)
                 settings: Config = OmegaConf.to_object(cfg)
@@ -189,8 +223,8 @@ def report(table: TableConfig, cells: Sequence[Cell], folder: Path) -> None:
     text = "\n".join(_markdown(table, cells)) + "\n"
     print("\n" + text)
     write_atomic(folder / "table.md", text)
-    write_atomic(folder / "table.csv", _csv(cells))
-    drawn = _draw(cells, folder)
+    write_atomic(folder / "table.csv", _csv(table, cells))
+    drawn = _draw(table, cells, folder)
     print(f"written: {', '.join(str(folder / name) for name in ('table.md', 'table.csv', *drawn))}", flush=True)
 
 
@@ -203,15 +237,16 @@ def _markdown(table: TableConfig, cells: Sequence[Cell]) -> Iterator[str]:
         f"Means over the seeds (n = {', '.join(map(str, seeds))}), their 95 % bootstrap intervals in brackets. "
         "Bold: the best of its row where every cell is complete."
     )
-    for measure, title, meaning, decimals in MEASURES:
-        yield f"\n## {title}\n"
-        returns = measure.startswith("return")
-        published = table.published if measure == "return" else {}
-        yield f"{meaning[0].upper()}{meaning[1:]}." + (" After the slash: as published." if published else "")
+    for key in table.measures:
+        measure = measure_of(key)
+        yield f"\n## {measure.title}\n"
+        published = table.published if key == table.measures[0] else {}
+        meaning = f"{measure.meaning[0].upper()}{measure.meaning[1:]}."
+        yield meaning + (" After the slash: as published." if published else "")
         yield ""
-        rows = list(_measure_rows(table, cells, measure, decimals, best=returns, published=published))
-        if returns:
-            rows += _aggregate_rows(table, cells, measure, decimals, published.get("average", {}))
+        rows = list(_measure_rows(table, cells, key, measure.decimals, measure.is_goal, published))
+        if measure.is_goal and len(table.rows) > 1:
+            rows += _aggregate_rows(table, cells, key, measure.decimals, published.get("average", {}))
         yield from aligned([["", *table.columns], *rows])
     yield "\n## Provenance\n"
     yield from _provenance(cells)
@@ -313,15 +348,15 @@ def _provenance(cells: Sequence[Cell]) -> Iterator[str]:
             yield f"- † {cell.row} {cell.column}: seed {seed} was frozen when its loss turned non-finite"
 
 
-def _csv(cells: Sequence[Cell]) -> str:
+def _csv(table: TableConfig, cells: Sequence[Cell]) -> str:
     """A row an environment, agent and seed of the complete runs."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["env", "agent", "seed", *(measure for measure, *_ in MEASURES), "steps", "commit"])
+    writer.writerow(["env", "agent", "seed", *table.measures, "steps", "commit"])
     for cell in cells:
         if cell.complete:
             summary = cell.summary()
-            columns = [cell.values(measure).tolist() for measure, *_ in MEASURES]
+            columns = [cell.values(measure).tolist() for measure in table.measures]
             for seed, *values in zip(summary["seeds"], *columns, strict=True):
                 end = [summary["steps"], summary["provenance"]["commit"]]
                 writer.writerow([cell.row, cell.column, seed, *values, *end])
@@ -331,7 +366,7 @@ def _csv(cells: Sequence[Cell]) -> str:
 # ----------------------------------------------------------------- figures
 
 
-def _draw(cells: Sequence[Cell], folder: Path) -> list[str]:
+def _draw(table: TableConfig, cells: Sequence[Cell], folder: Path) -> list[str]:
     """Draw what the runs, complete or not, have measured so far; the names of the files."""
     try:
         from matplotlib.figure import Figure
@@ -339,11 +374,14 @@ def _draw(cells: Sequence[Cell], folder: Path) -> list[str]:
         print("no figures: matplotlib is not installed (pip install 'rlreg[plots]')")
         return []
     drawn = []
-    for name, measure, label in FIGURES:
+    for key in table.measures:
+        measure = measure_of(key)
+        if measure.figure is None:
+            continue
         figure = Figure(layout="constrained")
-        if _panels(figure, cells, measure, label):
-            figure.savefig(folder / name, dpi=150)
-            drawn.append(name)
+        if _panels(figure, cells, key, measure.title.lower()):
+            figure.savefig(folder / measure.figure, dpi=150)
+            drawn.append(measure.figure)
     return drawn
 
 
@@ -358,7 +396,7 @@ def _panels(figure: Any, cells: Sequence[Cell], measure: str, label: str) -> boo
     lines: dict[str, Any] = {}
     for row, panel in zip(rows, panels, strict=False):
         panel.set_title(row, fontsize=10)
-        panel.set_xlabel("environment steps")
+        panel.set_xlabel("steps")
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
         panel.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))

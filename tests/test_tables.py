@@ -307,3 +307,30 @@ def test_a_launcher_takes_at_least_one_job() -> None:
 
     with pytest.raises(UserError, match=r"launcher.jobs=0 is not valid; give a whole number >= 1"):
         LauncherConfig(jobs=0)
+
+
+def test_rows_with_overrides_of_their_own_and_measures(tmp_path, capsys) -> None:
+    """A row may be an environment under another name; what is reported is the table's choice."""
+    rows = "+table.row_overrides={short:['env=dmc/cartpole-balance','train.total_steps=500']}"
+    given = ["table.rows=[dmc/cartpole-balance,short]", rows, f"runs_root={tmp_path}"]
+    cells = cells_of(*given)
+    assert {row for row, _ in cells} == {"dmc/cartpole-balance", "short"}
+    assert cells["short", "ddpg"].cfg.env.name == "dmc/cartpole-balance"
+    steps = [cells[row, "ddpg"].cfg.train.total_steps for row in ("short", "dmc/cartpole-balance")]
+    assert steps[0] == 500 != steps[1]
+    in_process(*TABLE, *given, "table.measures=[q_error,solved/none]", "table.only_report=true")
+    text = (tmp_path / "tables" / "tiny" / "table.md").read_text()
+    assert list(section(text, "solved/none")) == ["", "dmc/cartpole-balance", "short", *AGGREGATES]
+    assert section(text, "Q-value error")["short"] == ["not run", "not run"] and "Final return" not in text
+    with pytest.raises(UserError, match=r"unknown row in table\.row_overrides 'lon'"):
+        cells_of(*given, "+table.row_overrides.lon=[]")
+
+
+AGGREGATES = ("average (0 of 2 rows)", "interquartile mean (0 of 2 rows)")
+
+
+@pytest.mark.parametrize("table", [path.stem for path in (ROOT / "configs/table").glob("*.yaml")])
+def test_the_tables_that_come_with_it_compose(table) -> None:
+    with composing(f"table={table}"):
+        settings = tables.OmegaConf.to_object(hydra.compose("config", [f"table={table}"]).table)
+        assert len(compose_cells(settings, [])) == len(settings.rows) * len(settings.columns)
