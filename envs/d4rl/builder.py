@@ -20,6 +20,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ def collect(cfg: DictConfig) -> None:
     found = provenance()
     about |= {
         "rows": len(rows["rewards"]),
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *HydraConfig.get().overrides.task]),
+        "command": _command(),
         "commit": found["commit"] or "unknown",
         "versions": json.dumps(found["versions"]),
     }
@@ -80,6 +81,12 @@ def collect(cfg: DictConfig) -> None:
         f"written: {path}, {path.stat().st_size / 1e6:.1f} MB: {len(rows['rewards'])} rows, {len(returns)} episodes, "
         f"mean return {returns.mean():.1f} (standard deviation {returns.std():.1f})"
     )
+
+
+def _command() -> str:
+    """What the user typed, with names for whole paths: where things lie on a machine is nobody else's business."""
+    given = [re.sub(r"(?<=[=:])/[^\s,}\]]*/(?=[^/])", "", override) for override in HydraConfig.get().overrides.task]
+    return shlex.join(["python", Path(sys.argv[0]).name, *given])
 
 
 def _returns(rows: Rows) -> NDArray[np.float64]:
