@@ -11,6 +11,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "tests" / "data" / "hopper_medium_expert.hdf5"
+"""A small dataset in D4RL's format, made by mode=collect as its attributes say."""
 # A run of seconds: every part of a true one, at a tiny size.
 TINY = [
     "train.total_steps=400",

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import SHIPPED, TINY
 from test_d4rl import NAME, rows, write
 from test_runner import main
 
@@ -170,6 +170,17 @@ def test_a_roll_out_counts_what_it_cuts_off_as_timed_out():
     made = [make_single("Hopper-v4", seed=n, max_episode_steps=4) for n in range(3)]
     data = roll_out(lambda obs, t: np.zeros((3, 3), np.float32), made, 16)  # 6, 6 and 4 rows
     assert np.flatnonzero(data["timeouts"]).tolist() == [3, 5, 9, 11, 15] and len(data["rewards"]) == 16
+
+
+def test_the_shipped_dataset_says_where_it_comes_from():
+    assert SHIPPED.stat().st_size < 3e6
+    found = load_dataset("hopper-medium-expert-v2", SHIPPED)
+    with h5py.File(SHIPPED) as file:
+        about = dict(file.attrs)
+    assert "collect.kind=medium-expert" in about["command"] and not about["commit"].endswith("+changes")
+    assert about["rows"] == 20_000 and len(found.transitions.obs) > 19_900
+    assert about["mean_return"] == pytest.approx(found.episodes.returns.mean()) == pytest.approx(1000, abs=1)
+    assert about["untrained_return"] < about["evaluated_returns"][0] < about["evaluated_returns"][1]
 
 
 # ---------------------------------------------------------------- mixtures
