@@ -414,5 +414,5 @@ def _panels(figure: Any, cells: Sequence[Cell], measure: str, label: str) -> boo
         panel.set_visible(False)
     named = {column: lines[column] for column in columns if column in lines}
     if named:
-        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=min(7, len(named)))
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=min(7, 2 * across, len(named)))
     return bool(named)
