@@ -147,8 +147,8 @@ def main() -> None:
     device = machine["gpu"] if args.device == "cuda" else f"{machine['cpu']}, {machine['threads']} thread(s)"
     text = (
         f"{device}; {machine['cores']} cores, load average {load:.1f} before and {os.getloadavg()[0]:.1f} after; "
-        f"torch {machine['versions']['torch']}, commit {machine['commit']}; LSTM {args.hidden}, {student.num_worlds} worlds x "
-        f"{args.length} steps, {args.epochs} epochs; medians of {args.rounds} rounds; float32 matrix products "
+        f"torch {machine['versions']['torch']}, commit {machine['commit']}; LSTM {args.hidden}, "
+        f"{student.num_worlds} worlds x {args.length} steps, {args.epochs} epochs; medians of {args.rounds} rounds; float32 matrix products "
         f"{products.rate / 1e9:.0f} GFLOP/s.\n\n{table(contestants, products)}\n"
     )
     print(text)
