@@ -145,11 +145,13 @@ def main() -> None:
             contestant.cycle()
     machine = provenance()
     device = machine["gpu"] if args.device == "cuda" else f"{machine['cpu']}, {machine['threads']} thread(s)"
+    loads = f"load average {load:.1f} before and {os.getloadavg()[0]:.1f} after"
+    sizes = f"LSTM {args.hidden}, {student.num_worlds} worlds x {args.length} steps, {args.epochs} epochs"
     text = (
-        f"{device}; {machine['cores']} cores, load average {load:.1f} before and {os.getloadavg()[0]:.1f} after; "
-        f"torch {machine['versions']['torch']}, commit {machine['commit']}; LSTM {args.hidden}, "
-        f"{student.num_worlds} worlds x {args.length} steps, {args.epochs} epochs; medians of {args.rounds} rounds; float32 matrix products "
-        f"{products.rate / 1e9:.0f} GFLOP/s.\n\n{table(contestants, products)}\n"
+        f"{device}; {machine['cores']} cores, {loads}; torch {machine['versions']['torch']}, "
+        f"commit {machine['commit']}; {sizes}; medians of {args.rounds} rounds; "
+        f"float32 matrix products {products.rate / 1e9:.0f} GFLOP/s.\n\n"
+        f"{table(contestants, products)}\n"
     )
     print(text)
     if args.out:
