@@ -51,85 +51,104 @@ class LSTM:
         self, params: Mapping[str, Tensor], x: Tensor, start: Tensor, state: LSTMState
     ) -> tuple[Tensor, LSTMState]:
         """x (S, T, N, I); `start` (S, T, N) bool, True where x is an episode's first. Returns h (S, T, N, H), state."""
-        num_seeds, length, num_worlds, _ = x.shape
-        gates = linear(x.flatten(1, 2), params["input.weight"], params["input.bias"] + params["hidden.bias"])
-        gates = gates.view(num_seeds, length, num_worlds, -1).transpose(0, 1).contiguous()
-        keep = (~start).to(x.dtype).transpose(0, 1).unsqueeze(-1)
-        hidden, *state = _Recurrence.apply(gates, params["hidden.weight"], keep, *state)
-        return hidden.transpose(0, 1), LSTMState(*state)
+        bias = params["input.bias"] + params["hidden.bias"]
+        keep = (~start).to(x.dtype).unsqueeze(-1)
+        outputs, *state = _Recurrence.apply(x, params["input.weight"], bias, params["hidden.weight"], keep, *state)
+        return outputs, LSTMState(*state)
 
 
 class _Recurrence(torch.autograd.Function):
-    """The part of an LSTM that has to go step by step, with its backward pass written out.
+    """An LSTM on a sequence, with its backward pass written out. The final state carries no gradient.
 
     By hand, since autograd would add up the recurrent weight's gradient step by step, T products of which each
-    touches the whole matrix; here that is one product over all steps. The final state carries no gradient.
-    Time comes first in here: gates (T, S, N, 4H) without the recurrent part, weight (S, H, 4H), keep (T, S, N, 1).
+    touches the whole matrix; here that is one product over all steps. And since to a CPU fresh memory is dearer than
+    the arithmetic done in it: the gates of all steps lie in one tensor, which changes in place, and the backward pass
+    prepares as many steps at once as fit into the cache.
+    Shapes: x (S, T, N, I), weights (S, I, 4H) and (S, H, 4H), bias (S, 1, 4H), keep (S, T, N, 1).
     """
+
+    CHUNK = 16
+    """Steps that the backward pass prepares at once."""
 
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
-        gates: Tensor,
+        x: Tensor,
+        input_weight: Tensor,
+        bias: Tensor,
         weight: Tensor,
         keep: Tensor,
         hidden: Tensor,
         cell: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        length, num_seeds, num_worlds, width = gates.shape
-        size = width // 4
-        activated = torch.empty_like(gates)  # i, f, g, o after their nonlinearities
-        outputs, cells, befores, cells_before = (gates.new_empty(length, num_seeds, num_worlds, size) for _ in range(4))
-        for t in range(length):
-            before = torch.mul(hidden, keep[t], out=befores[t])
-            cell_before = torch.mul(cell, keep[t], out=cells_before[t])
-            total = _product(gates[t], before, weight)
-            now = activated[t]
-            torch.sigmoid(total[..., : 2 * size], out=now[..., : 2 * size])
-            torch.tanh(total[..., 2 * size : 3 * size], out=now[..., 2 * size : 3 * size])
-            torch.sigmoid(total[..., 3 * size :], out=now[..., 3 * size :])
-            i, f, g, o = now.chunk(4, dim=-1)
-            cell = torch.addcmul(f * cell_before, i, g, out=cells[t])
-            hidden = torch.mul(o, torch.tanh(cell), out=outputs[t])
-        ctx.save_for_backward(activated, cells, befores, cells_before, weight, keep)
+        num_seeds, length, num_worlds, _ = x.shape
+        size = weight.shape[1]
+        gates = linear(x.flatten(1, 2), input_weight, bias).view(num_seeds, length, num_worlds, 4 * size)
+        # Of all steps, with the state before the first in front.
+        hiddens, cells = (gates.new_empty(num_seeds, length + 1, num_worlds, size) for _ in range(2))
+        hiddens[:, 0], cells[:, 0] = hidden, cell
+        steps = (gates, *gates.split([2 * size, size, size], dim=-1), keep, cells[:, 1:], hiddens[:, 1:])
+        for total, i_and_f, g, o, kept, new_cell, new_hidden in zip(*(s.unbind(1) for s in steps), strict=True):
+            _add_product(total, hidden * kept, weight)
+            i, f = i_and_f.sigmoid_().chunk(2, dim=-1)
+            cell = torch.mul(f, cell * kept, out=new_cell).addcmul_(i, g.tanh_())
+            hidden = torch.mul(o.sigmoid_(), torch.tanh(cell), out=new_hidden)
+        ctx.save_for_backward(x, input_weight, weight, keep, gates, hiddens, cells)
         final = hidden.clone(), cell.clone()
         ctx.mark_non_differentiable(*final)
-        return outputs, *final
+        return hiddens[:, 1:], *final
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_outputs: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
-        activated, cells, befores, cells_before, weight, keep = ctx.saved_tensors
-        length, num_seeds, num_worlds, _ = activated.shape
-        i, f, g, o = activated.chunk(4, dim=-1)
-        tanh_cells = torch.tanh(cells)
-        # What does not depend on the steps after, for all steps at once.
-        cell_of_hidden = o * (1 - tanh_cells.square())
-        slopes = torch.cat(
-            [g * i * (1 - i), cells_before * f * (1 - f), i * (1 - g.square()), tanh_cells * o * (1 - o)], dim=-1
-        )
+        x, input_weight, weight, keep, gates, hiddens, cells = ctx.saved_tensors
         weight_transposed = weight.mT.contiguous()
-        grad_gates = torch.empty_like(activated)
-        grad_hidden, grad_cell = torch.zeros_like(cells[0]), torch.zeros_like(cells[0])
-        for t in range(length - 1, -1, -1):
-            grad_hidden = grad_hidden + grad_outputs[t]
-            grad_cell = torch.addcmul(grad_cell, grad_hidden, cell_of_hidden[t])
-            upstream = torch.cat([grad_cell, grad_cell, grad_cell, grad_hidden], dim=-1)
-            now = torch.mul(upstream, slopes[t], out=grad_gates[t])
-            grad_hidden = _product(None, now, weight_transposed) * keep[t]
-            grad_cell = grad_cell * f[t] * keep[t]
-        by_seed = [x.transpose(0, 1).reshape(num_seeds, length * num_worlds, -1) for x in (befores, grad_gates)]
-        grad_weight = _product(None, by_seed[0].mT, by_seed[1])
-        return grad_gates, grad_weight, None, None, None
+        grad_gates = torch.empty_like(gates)
+        grad_hidden, grad_cell = torch.zeros_like(cells[:, 0]), torch.zeros_like(cells[:, 0])
+        for first in reversed(range(0, x.shape[1], _Recurrence.CHUNK)):
+            chunk = slice(first, first + _Recurrence.CHUNK)
+            i, f, g, o = gates[:, chunk].chunk(4, dim=-1)
+            kept, tanh_cells = keep[:, chunk], torch.tanh(cells[:, 1:][:, chunk])
+            # What the chain rule has beside the gradients of a step's hidden state and cell.
+            cell_of_hidden, cell_of_before = o * (1 - tanh_cells.square()), f * kept
+            slopes = [
+                g * i * (1 - i),
+                cells[:, :-1][:, chunk] * cell_of_before * (1 - f),
+                i * (1 - g.square()),
+                tanh_cells * o * (1 - o),
+            ]
+            grads = torch.cat(slopes, dim=-1, out=grad_gates[:, chunk]).unflatten(-1, (4, -1))
+            for t in reversed(range(grads.shape[1])):
+                grad_hidden = grad_hidden + grad_outputs[:, first + t]
+                grad_cell = torch.addcmul(grad_cell, grad_hidden, cell_of_hidden[:, t])
+                now = grads[:, t]
+                now[..., :3, :].mul_(grad_cell.unsqueeze(-2))  # i, f, g
+                now[..., 3, :].mul_(grad_hidden)  # o
+                grad_hidden = _product(now.flatten(-2), weight_transposed) * kept[:, t]
+                grad_cell = grad_cell * cell_of_before[:, t]
+        before = (hiddens[:, :-1] * keep).flatten(1, 2)
+        rows = grad_gates.flatten(1, 2)
+        return (
+            _product(rows, input_weight.mT).view_as(x),
+            _product(x.flatten(1, 2).mT, rows),
+            rows.sum(dim=1, keepdim=True),
+            _product(before.mT, rows),
+            *(None,) * 3,
+        )
 
 
-def _product(bias: Tensor | None, x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight (+ bias) over S; of a single seed a plain product, as in `rlreg.networks.linear`."""
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight over S; of a single seed a plain product, as in `rlreg.networks.linear`."""
+    return (x[0] @ weight[0]).unsqueeze(0) if len(x) == 1 else x @ weight
+
+
+def _add_product(total: Tensor, x: Tensor, weight: Tensor) -> None:
+    """total += x @ weight over S, in place."""
     if len(x) == 1:
-        product = x[0] @ weight[0] if bias is None else torch.addmm(bias[0], x[0], weight[0])
-        return product.unsqueeze(0)
-    return x @ weight if bias is None else torch.baddbmm(bias, x, weight)
+        total[0].addmm_(x[0], weight[0])
+    else:
+        total.baddbmm_(x, weight)
 
 
 class RecurrentActorCritic:

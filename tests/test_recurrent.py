@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from rlreg.recurrent import LSTM, LSTMState, RecurrentActorCritic, orthogonal_init
 from rlreg.rng import Rng
 
-T, N, INPUTS, HIDDEN = 9, 5, 7, 6
+T, N, INPUTS, HIDDEN = 21, 5, 7, 6  # more steps than the backward pass prepares at once, and no multiple
 
 
 def torch_lstm(params, seed):
