@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from agents.td3 import descend
-from agents.td3_bc import sb3_td3
 from rlreg.buffers import Batch
 from rlreg.config import TrainConfig
 from rlreg.errors import UserError, require
@@ -110,8 +109,10 @@ class BC:
         }
 
     def to_sb3(self, i: int, env: Any, train: TrainConfig) -> Any:
-        """Seed number i as a Stable-Baselines3 TD3 on raw observations, its critics untrained; see `sb3_td3`."""
+        """Seed number i as a Stable-Baselines3 TD3 on raw observations, its critics untrained; see `with_networks`."""
+        from rlreg.sb3 import with_networks
+
         actor = self.normalizer.fold(self.actor_params)
         c = self.config
         settings = {"learning_rate": c.learning_rate, "batch_size": c.batch_size, "device": self.device}
-        return sb3_td3({"actor": actor, "actor_target": actor}, i, env, train, **settings)
+        return with_networks({"actor": actor, "actor_target": actor}, i, env, train, **settings)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from agents.td3 import descend
-from agents.td3_bc import sb3_td3
 from rlreg.buffers import Batch
 from rlreg.config import TrainConfig
 from rlreg.errors import require
@@ -238,10 +237,12 @@ class IQL:
         }
 
     def to_sb3(self, i: int, env: Any, train: TrainConfig) -> Any:
-        """Seed number i, acting by its mean, as a Stable-Baselines3 TD3 on raw observations; see `sb3_td3`."""
+        """Seed number i, acting by its mean, as a Stable-Baselines3 TD3 on raw observations; see `with_networks`."""
+        from rlreg.sb3 import with_networks
+
         fold, c = self.normalizer.fold, self.config
         networks = {"actor": self.actor_params, "actor_target": self.actor_params, "critic": self.critic_params}
-        return sb3_td3(
+        return with_networks(
             {name: fold(params) for name, params in (networks | {"critic_target": self.critic_target}).items()},
             i,
             env,

@@ -6,7 +6,7 @@ all that differs. Shapes: S seeds, B batch, O and A observation and action sizes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +81,12 @@ class TD3BC(TD3):
         return super().state() | {"normalizer": self.normalizer.state()}
 
     def to_sb3(self, i: int, env: Any, train: TrainConfig) -> Any:
-        """Seed number i as a Stable-Baselines3 TD3 on raw observations; see `sb3_td3`."""
-        c, names = self.config, ("actor", "actor_target", "critic", "critic_target")
-        return sb3_td3(
-            {name: self.normalizer.fold(self.state()[name]) for name in names},
+        """Seed number i as a Stable-Baselines3 TD3 on raw observations; see `with_networks`."""
+        from rlreg.sb3 import NETWORKS, with_networks
+
+        c = self.config
+        return with_networks(
+            {name: self.normalizer.fold(self.state()[name]) for name in NETWORKS},
             i,
             env,
             train,
@@ -97,50 +99,3 @@ class TD3BC(TD3):
             target_noise_clip=c.target_noise_clip,
             device=self.device,
         )
-
-
-def sb3_td3(networks: Mapping[str, Params], i: int, env: Any, train: TrainConfig, **settings: Any) -> Any:
-    """Entry i of stacked networks as a `stable_baselines3.TD3` attached to `env`; `settings` are its arguments.
-
-    `networks`: `actor` and perhaps `actor_target`, `critic`, `critic_target`, with weights (S, [E,] in, out)
-    that take raw observations; SB3's own initial ones stand in for what is missing. Widths, depths and
-    the number of critics are the networks'. Adam begins afresh in `learn`: its moments belong to the
-    parameters before the normalisation was folded in.
-    """
-    import stable_baselines3
-
-    from rlreg.sb3 import off_policy_settings
-
-    critic = networks.get("critic")
-    net_arch = {"pi": _hidden(networks["actor"]), "qf": _hidden(critic or networks["actor"])}
-    num_critics = critic["0.weight"].shape[1] if critic else 2
-    model = stable_baselines3.TD3(
-        "MlpPolicy",
-        env,
-        policy_kwargs={"net_arch": net_arch, "n_critics": num_critics},
-        **off_policy_settings(train),
-        **settings,
-    )
-    for name, params in networks.items():
-        module = getattr(model, name)
-        if name.startswith("actor"):
-            module.mu.load_state_dict(_sequential(params, i))
-        else:
-            for e, q in enumerate(module.q_networks):
-                q.load_state_dict(_sequential(params, i, e))
-    return model
-
-
-def _layers(params: Params) -> int:
-    return sum(name.removesuffix(".weight").isdecimal() for name in params)
-
-
-def _hidden(params: Params) -> list[int]:
-    return [params[f"{layer}.weight"].shape[-1] for layer in range(_layers(params) - 1)]
-
-
-def _sequential(params: Params, *index: int) -> Params:
-    """One entry of a stacked MLP as the state of SB3's `nn.Sequential`: its Linear layers are 0, 2, 4, ..."""
-    layers = range(_layers(params))
-    weights = {f"{2 * layer}.weight": params[f"{layer}.weight"][index].T for layer in layers}
-    return weights | {f"{2 * layer}.bias": params[f"{layer}.bias"][index].squeeze(0) for layer in layers}

@@ -25,7 +25,8 @@ from rlreg.networks import Actor
 from rlreg.runner import build_single, check_device, load_agent
 from rlreg.runs import RunFolder
 
-TD3_PARTS = {"actor", "critic", "actor_target", "critic_target", "actor_optimizer", "critic_optimizer"}
+NETWORKS = ("actor", "actor_target", "critic", "critic_target")
+TD3_PARTS = {*NETWORKS, "actor_optimizer", "critic_optimizer"}
 
 
 # ------------------------------------------------------------------ our runs as SB3's models
@@ -90,7 +91,7 @@ def _conversion(agent: Any, name: str) -> Callable[[int, gymnasium.Env, TrainCon
     """How to make an SB3 model of an agent's seed number i: `convert(i, env, train)`.
 
     An agent may say so itself with a method `to_sb3(i, env, train)` (one that normalises observations would
-    fold that into the first layers and call `td3_model`). One that is TD3's parts and nothing else needs not.
+    fold that into the first layers and call `with_networks`). One that is TD3's parts and nothing else needs not.
     """
     if hasattr(agent, "to_sb3"):
         return agent.to_sb3
@@ -125,33 +126,54 @@ def td3_model(
             f"{config.critic_learning_rate} for the actor, not {config.actor_learning_rate}",
             stacklevel=3,
         )
-    model = (stable_baselines3.DDPG if is_ddpg else stable_baselines3.TD3)(
-        "MlpPolicy",
+    model = with_networks(
+        {name: state[name] for name in NETWORKS},
+        i,
         env,
+        train,
+        algorithm=stable_baselines3.DDPG if is_ddpg else stable_baselines3.TD3,
         learning_rate=config.critic_learning_rate,
         batch_size=config.batch_size,
         tau=config.tau,
         gamma=config.discount,
-        policy_kwargs={"net_arch": list(config.hidden), "n_critics": config.num_critics},
         action_noise=action_noise(config.exploration_noise, env.action_space.shape[0]),
         device=device,
-        **off_policy_settings(train),
         **({} if is_ddpg else only_td3),
     )
     with torch.no_grad():
-        for suffix in ("", "_target"):
-            _fill(getattr(model, f"actor{suffix}").mu, state[f"actor{suffix}"], (i,))
-            for e, q in enumerate(getattr(model, f"critic{suffix}").q_networks):
-                _fill(q, state[f"critic{suffix}"], (i, e))
-        for moment in ("exp_avg", "exp_avg_sq"):
-            _fill(model.actor.mu, state["actor_optimizer"][moment], (i,), adam_part(model.actor, moment))
-            for e, q in enumerate(model.critic.q_networks):
-                _fill(q, state["critic_optimizer"][moment], (i, e), adam_part(model.critic, moment))
         for name in ("actor", "critic"):
-            network, (steps, *_) = getattr(model, name), state[f"{name}_optimizer"]["steps"].values()
+            network, optimizer = getattr(model, name), state[f"{name}_optimizer"]
+            for moment in ("exp_avg", "exp_avg_sq"):
+                _fill(network, optimizer[moment], i, adam_part(network, moment))
+            steps = next(iter(optimizer["steps"].values()))
             for parameter in network.parameters():
                 adam_part(network, "step")(parameter).copy_(steps)
-    model._n_updates = int(next(iter(state["critic_optimizer"]["steps"].values())))
+    model._n_updates = int(steps)
+    return model
+
+
+def with_networks(
+    networks: Mapping[str, Mapping[str, Tensor]],
+    i: int,
+    env: gymnasium.Env,
+    train: TrainConfig,
+    algorithm: type[stable_baselines3.TD3] = stable_baselines3.TD3,
+    **settings: Any,
+) -> stable_baselines3.TD3:
+    """An SB3 model on entry i of stacked networks, attached to `env`; `settings` are arguments of `algorithm`.
+
+    `networks` are the actor and any of the other `NETWORKS`, with weights (S, [E,] in, out) that take what `env`
+    observes; SB3's own initial ones stand in for the rest. Widths, depths and the number of critics are theirs. Adam
+    begins afresh in `learn`.
+    """
+    actor, critic = networks["actor"], networks.get("critic")
+    net_arch = {"pi": _hidden(actor), "qf": _hidden(critic or actor)}
+    num_critics = critic["0.weight"].shape[1] if critic else 2
+    policy = {"net_arch": net_arch, "n_critics": num_critics}
+    model = algorithm("MlpPolicy", env, policy_kwargs=policy, **off_policy_settings(train), **settings)
+    with torch.no_grad():
+        for name, params in networks.items():
+            _fill(getattr(model, name), params, i)
     return model
 
 
@@ -170,15 +192,23 @@ def action_noise(scale: float, action_dim: int) -> NormalActionNoise | None:
 
 
 def _fill(
-    mlp: nn.Sequential,
+    network: nn.Module,
     params: Mapping[str, Tensor],
-    index: tuple[int, ...],
+    i: int,
     of: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter,
 ) -> None:
-    """Copy one entry of stacked parameters (or Adam moments) into SB3's layers: weights transposed."""
-    for layer, linear in enumerate(module for module in mlp if isinstance(module, nn.Linear)):
-        of(linear.weight).copy_(params[f"{layer}.weight"][index].T)
-        of(linear.bias).copy_(params[f"{layer}.bias"][index].squeeze(0))
+    """Copy entry i of stacked parameters (or Adam moments) into SB3's actor or critics: weights transposed."""
+    mlps = [((i,), network.mu)] if hasattr(network, "mu") else [((i, e), q) for e, q in enumerate(network.q_networks)]
+    for index, mlp in mlps:
+        for layer, linear in enumerate(module for module in mlp if isinstance(module, nn.Linear)):
+            of(linear.weight).copy_(params[f"{layer}.weight"][index].T)
+            of(linear.bias).copy_(params[f"{layer}.bias"][index].squeeze(0))
+
+
+def _hidden(params: Mapping[str, Tensor]) -> list[int]:
+    """The widths of a stacked MLP's hidden layers."""
+    layers = sum(name.removesuffix(".weight").isdecimal() for name in params)
+    return [params[f"{layer}.weight"].shape[-1] for layer in range(layers - 1)]
 
 
 # ------------------------------------------------------------------ the state of SB3's models
