@@ -11,7 +11,7 @@ from envs.d4rl.load import load_dataset
 def test_behaviour_cloning_reaches_the_datas_mean_return(runner, tmp_path):
     """The data's episodes return 1000 on average. Asked for is 0.75 of that, as the mean of two evaluations.
 
-    Three seeds gave 1073 and 1596 on average; an untrained policy gets 16.
+    The mean of three seeds was 1073 at the first of them and 1596 at the second; untrained policies get 16.
     """
     done = runner(
         "agent=bc", "env=d4rl/hopper-medium-expert-v2", f"env.path={SHIPPED}", "seeds=3", "compile=eager", "threads=1",
