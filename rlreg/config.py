@@ -103,6 +103,8 @@ class TableConfig:
     """Further overrides for every run of the table."""
     row_overrides: dict[str, list[str]] = field(default_factory=dict)
     """Further overrides of single rows, such as [env.path=my.hdf5]. With one for `env=`, the row's name is free."""
+    column_overrides: dict[str, list[str]] = field(default_factory=dict)
+    """The same of single columns. With one for `agent=`, the column's name is free."""
     measures: list[str] = field(default_factory=lambda: ["return", "return_last_ten", "rank", "q_error"])
     """What is reported: keys of `rlreg.tables.MEASURES`, or of a run's final figures."""
     published: dict[str, Any] = field(default_factory=dict)
@@ -118,9 +120,13 @@ class TableConfig:
             values = getattr(self, name)
             different = bool(values) and len(set(values)) == len(values)
             require(different, f"table.{name}", list(values), "at least one, each once")
-        for row in self.row_overrides:
-            if row not in self.rows:
-                raise unknown("row in table.row_overrides", row, self.rows)
+        for kind, names, overrides in (
+            ("row", self.rows, self.row_overrides),
+            ("column", self.columns, self.column_overrides),
+        ):
+            for name in overrides:
+                if name not in names:
+                    raise unknown(f"{kind} in table.{kind}_overrides", name, names)
 
 
 @dataclass

@@ -176,9 +176,10 @@ def compose_cells(table: TableConfig, users: Sequence[str]) -> list[Cell]:
     cells = []
     for row in table.rows:
         for column in table.columns:
-            own = table.row_overrides.get(row, [])
-            env = [] if any(override.startswith("env=") for override in own) else [f"env={row}"]
-            overrides = [*env, f"agent={column}", *table.overrides, *own, *users]
+            of_row, of_column = table.row_overrides.get(row, []), table.column_overrides.get(column, [])
+            env = [] if any(override.startswith("env=") for override in of_row) else [f"env={row}"]
+            agent = [] if any(override.startswith("agent=") for override in of_column) else [f"agent={column}"]
+            overrides = [*env, *agent, *table.overrides, *of_row, *of_column, *users]
             try:
                 cfg = hydra.compose(HydraConfig.get().job.config_name, overrides)
                 settings: Config = OmegaConf.to_object(cfg)

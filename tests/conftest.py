@@ -13,6 +13,8 @@ import torch
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "tests" / "data" / "hopper_medium_expert.hdf5"
 """A small dataset in D4RL's format, made by mode=collect as its attributes say."""
+SHIPPED_REPLAY = SHIPPED.with_name("halfcheetah_medium_replay.hdf5")
+"""Another: 20 of the first 50 episodes of a TD3 run, bad ones and good ones."""
 # A run of seconds: every part of a true one, at a tiny size.
 TINY = [
     "train.total_steps=400",
@@ -42,8 +44,9 @@ def runner(tmp_path):
     def command(*overrides: str) -> list[str]:
         return [sys.executable, str(ROOT / "run.py"), f"runs_root={tmp_path / 'runs'}", *overrides]
 
-    def run(*overrides: str) -> subprocess.CompletedProcess:
-        return subprocess.run(command(*overrides), capture_output=True, text=True, timeout=300, cwd=tmp_path, env=env)
+    def run(*overrides: str, timeout: float = 300) -> subprocess.CompletedProcess:
+        given = command(*overrides)
+        return subprocess.run(given, capture_output=True, text=True, timeout=timeout, cwd=tmp_path, env=env)
 
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     run.command, run.env = command, env

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import SHIPPED, TINY
+from conftest import SHIPPED, SHIPPED_REPLAY, TINY
 from test_d4rl import NAME, rows, write
 from test_runner import main
 
@@ -181,6 +181,17 @@ def test_the_shipped_dataset_says_where_it_comes_from():
     assert about["rows"] == 20_000 and len(found.transitions.obs) > 19_900
     assert about["mean_return"] == pytest.approx(found.episodes.returns.mean()) == pytest.approx(1000, abs=1)
     assert about["untrained_return"] < about["evaluated_returns"][0] < about["evaluated_returns"][1]
+
+
+def test_the_shipped_part_of_a_replay_memory_says_where_it_comes_from():
+    assert SHIPPED_REPLAY.stat().st_size < 3e6
+    returns = load_dataset("halfcheetah-medium-replay-v2", SHIPPED_REPLAY).episodes.returns
+    with h5py.File(SHIPPED_REPLAY) as file:
+        about = dict(file.attrs)
+    (source,) = json.loads(about["sources"])
+    assert about["kind"] == "mixture" and source["attributes"]["kind"] == "medium-replay"
+    assert about["rows"] == source["rows_taken"] == 20_000 and source["rows"] == 50_000
+    assert about["mean_return"] == pytest.approx(returns.mean()) == pytest.approx(585, abs=1)
 
 
 # ---------------------------------------------------------------- mixtures

@@ -326,6 +326,20 @@ def test_rows_with_overrides_of_their_own_and_measures(tmp_path, capsys) -> None
         cells_of(*given, "+table.row_overrides.lon=[]")
 
 
+def test_columns_with_overrides_of_their_own(tmp_path) -> None:
+    """A column may be an agent under another name; its overrides come after its row's, before the user's."""
+    rows = "+table.row_overrides={dmc/cartpole-balance:['agent.tau=0.3','agent.discount=0.9']}"
+    columns = "+table.column_overrides={slow:['agent=ddpg','agent.tau=0.1','train.total_steps=500']}"
+    given = ["table.columns=[ddpg,slow]", "table.rows=[dmc/cartpole-balance]", rows, columns, f"runs_root={tmp_path}"]
+    found = {column: cell.cfg for (_, column), cell in cells_of(*given).items()}
+    assert found["slow"].agent.name == found["ddpg"].agent.name == "ddpg"
+    assert (found["ddpg"].agent.tau, found["slow"].agent.tau) == (0.3, 0.1)
+    assert found["slow"].agent.discount == 0.9 and found["slow"].train.total_steps == 500
+    assert cells_of(*given, "train.total_steps=600")["dmc/cartpole-balance", "slow"].cfg.train.total_steps == 600
+    with pytest.raises(UserError, match=r"unknown column in table\.column_overrides 'slo'"):
+        cells_of(*given, "+table.column_overrides.slo=[]")
+
+
 AGGREGATES = ("average (0 of 2 rows)", "interquartile mean (0 of 2 rows)")
 
 

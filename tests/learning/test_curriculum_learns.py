@@ -32,7 +32,7 @@ def test_uniform_solves_four_levels(runner, tmp_path):
         "agent=uniform", "env=cave_escape", "protocol=short", f"env.dataset={tmp_path}/four.npz", "env.count=4",
         f"env.evaluate_on=[{tmp_path}/four.npz]", "env.evaluate_count=4", "agent.information.every=0",
         "agent.student.entropy_coefficient=0.03", "train.total_steps=150", "eval.every=25", "seeds=2", "threads=1",
-        f"run_dir={tmp_path}/run",
+        f"run_dir={tmp_path}/run", timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     folder = RunFolder(tmp_path / "run")
