@@ -161,7 +161,11 @@ class Group(gymnasium.Env):
 
 
 def in_worker(group: Callable[[], Group], parent: int) -> Group:
-    """Build a group. A worker ignores Ctrl-C: the parent wants its state for the last checkpoint."""
+    """Build a group. A worker ignores Ctrl-C and SIGTERM, which may reach the whole process group.
+
+    The parent wants its state for the last checkpoint. A worker ends when the parent closes its pipe, or dies.
+    """
     if os.getpid() != parent:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     return group()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -28,18 +29,23 @@ from rlreg.regularizers import BEER
 
 def start(runner, *overrides):
     return subprocess.Popen(
-        runner.command(*TINY, *overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=runner.env
+        runner.command(*TINY, *overrides),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=runner.env,
+        start_new_session=True,
     )
 
 
-def kill_after(process, folder: Path, step: int, sig: int) -> None:
-    """Send `sig` once the checkpoint of `step` is there."""
+def kill_after(process, folder: Path, step: int, sig: int, kill=os.kill) -> None:
+    """Send `sig` once the checkpoint of `step` is there; with `kill=os.killpg` to its workers too."""
     deadline = time.time() + 120
     while not any(s >= step for s in Checkpoints(folder / "checkpoints").steps()):
         assert process.poll() is None, process.stderr.read()
         assert time.time() < deadline
         time.sleep(0.01)
-    process.send_signal(sig)
+    kill(process.pid, sig)
     process.wait(timeout=60)
 
 
@@ -107,9 +113,13 @@ def test_a_killed_run_resumes_to_the_bit(runner, tmp_path, overrides):
     assert info["replay"]["inserted"] == other["replay"]["inserted"] == 400
 
 
-def test_ctrl_c_leaves_a_resumable_run(runner, tmp_path):
-    process = start(runner, "train.total_steps=100000", "eval.every=100000", f"run_dir={tmp_path}/run")
-    kill_after(process, tmp_path / "run", 100, signal.SIGINT)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_process_group_leaves_a_resumable_run(runner, tmp_path, sig, workers):
+    """A terminal's Ctrl-C and a cluster's SIGTERM reach the run's workers too."""
+    settings = ["train.num_worlds=2", f"env.workers={workers}", "train.total_steps=100000", "eval.every=100000"]
+    process = start(runner, *settings, f"run_dir={tmp_path}/run")
+    kill_after(process, tmp_path / "run", 100, sig, os.killpg)
     out = process.stderr.read()
     assert process.returncode == 130 and "goes on from there" in out and "Traceback" not in out
     step, _, info = Checkpoints(tmp_path / "run/checkpoints").load()

@@ -7,7 +7,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -68,6 +68,7 @@ class Training(ABC):
         self.agent, self.cfg, self.eval_cfg, self.folder = agent, train, evaluation, folder
         self.eval_tags: Mapping[str, str] = EVAL_TAGS
         self.checkpoints = Checkpoints(folder.checkpoints, train.keep_checkpoints)
+        self.closing = ExitStack()  # what closes at the end of `run`, however that comes
         torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
 
         self.step = 0
@@ -79,10 +80,16 @@ class Training(ABC):
 
     def run(self) -> dict[str, Any]:
         """Train to the end, continuing from the newest checkpoint. Returns the final figures, a list a seed."""
+        with self.closing:
+            self._train()
+            return self._results()
+
+    def _train(self) -> None:
         resumed = self.restore()
         if not resumed:
             self._begin()
         self.logger = Logger(self.folder.tensorboard, self.agent.seeds, self.step + 1 if resumed else 0)
+        self.closing.callback(self.logger.close)
         self.eval_table = EvalTable(self.folder.eval_csv, self.agent.seeds, self.step if resumed else None)
         self.started, self.first_step = time.perf_counter(), self.step
         with interrupts() as interrupted, self._progress() as bar:
@@ -100,9 +107,6 @@ class Training(ABC):
                     self.save()
                 if stop:
                     raise Interrupted(f"stopped at step {self.step}; the same command goes on from there")
-        results = self._results()
-        self._close()
-        return results
 
     @abstractmethod
     def _begin(self) -> None:
@@ -179,9 +183,6 @@ class Training(ABC):
             "seconds": round(time.perf_counter() - self.started, 1),
         }
 
-    def _close(self) -> None:
-        self.logger.close()
-
     def _progress(self) -> tqdm:
         return tqdm(
             total=self.cfg.total_steps,
@@ -245,6 +246,7 @@ class BatchTraining(Training):
         super().__init__(agent, train, evaluation, folder)
         self.memory = memory
         self.eval_env = make_env(evaluation.episodes, 1)
+        self.closing.callback(self.eval_env.close)
         self.eval_env.reset()
         self.eval_start = self.eval_env.state_dict()
         self.per_call = per_call
@@ -273,10 +275,6 @@ class BatchTraining(Training):
         # nothing to measure on before the first step
         nothing = torch.full_like(values["return"], torch.nan)
         return values | dict.fromkeys(("rank", "srank", "cosine", "bound"), nothing)
-
-    def _close(self) -> None:
-        super()._close()
-        self.eval_env.close()
 
 
 @contextmanager

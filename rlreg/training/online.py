@@ -37,6 +37,7 @@ class OnlineTraining(BatchTraining):
         self.replay_log = ReplayLog(folder.replay)
         updates = max(0, train.total_steps - train.warmup_steps) * train.updates_per_step
         super().__init__(agent, make_env, train, evaluation, folder, compile, self.replay, updates)
+        self.closing.callback(self.env.close)
 
         rng, shape = Rng(seeds, device), (train.num_worlds, agent.action_dim)
         self.random_action = Block(rng, "uniform", "act/warmup", shape)
@@ -91,10 +92,6 @@ class OnlineTraining(BatchTraining):
     def _log(self) -> None:
         self.logger.scalars(self.step, self.last_episode)
         super()._log()
-
-    def _close(self) -> None:
-        super()._close()
-        self.env.close()
 
     # --------------------------------------------------------------- resume
 
