@@ -45,6 +45,10 @@ class GymConfig:
     workers: Any = "auto"
     """Processes for the worlds: 0 steps them in this one; auto starts some for many worlds on many cores."""
 
+    def __post_init__(self) -> None:
+        value = self.max_episode_steps
+        require(value is None or value >= 1, "env.max_episode_steps", value, "a whole number >= 1, or null")
+
 
 @dataclass
 class D4RLConfig:

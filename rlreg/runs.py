@@ -151,10 +151,13 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _agent_name(cfg: DictConfig) -> str:
-    """`beer`, `td3`; `td3+beer` where the regulariser is not part of the agent's own name."""
+    """`beer`, `td3`; `td3+beer` where the name lacks the regulariser, `beer-none`, `beer-dr3` where it has another."""
+    named = {"beer", "dr3", "infer"} & set(cfg.agent.name.split("_"))
     regularizer = cfg.regularizer._target_.rpartition(".")[2].lower()
-    own = regularizer == "regularizer" or regularizer in cfg.agent.name.split("_")
-    return cfg.agent.name if own else f"{cfg.agent.name}+{regularizer}"
+    if regularizer in named or (regularizer == "regularizer" and not named):
+        return cfg.agent.name
+    other = "none" if regularizer == "regularizer" else regularizer
+    return f"{cfg.agent.name}{'-' if named else '+'}{other}"
 
 
 def _fingerprint(cfg: DictConfig) -> str:

@@ -17,6 +17,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.td3 import TD3, TD3Config
@@ -25,6 +27,7 @@ from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints
 from rlreg.errors import NonFiniteError
 from rlreg.regularizers import BEER
+from rlreg.runs import RunFolder
 
 
 def start(runner, *overrides):
@@ -150,6 +153,7 @@ MISTAKES = {
     "train.total_steps=0": "train.total_steps=0 is not valid; give a whole number >= 1",
     "mode=evaluate": "mode=evaluate needs run_dir=",
     "mode=table": "mode=table needs a table",
+    "env=gym/Hopper-v4 env.max_episode_steps=0": "env.max_episode_steps=0 is not valid; give a whole number >= 1",
 }
 
 
@@ -158,7 +162,7 @@ def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, overr
     if override == "device=cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     settings = [s for s in TINY if s.split("=")[0] != override.split("=")[0]]
-    assert main(monkeypatch, f"runs_root={tmp_path}", *settings, override) == 2
+    assert main(monkeypatch, f"runs_root={tmp_path}", *settings, *override.split()) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and MISTAKES[override] in lines[0], lines
 
@@ -167,6 +171,22 @@ def test_help_and_cfg_job_work(runner):
     assert "beer_td3" in runner("--help").stdout
     shown = runner("agent=dr3", "--cfg", "job")
     assert shown.returncode == 0 and "coefficient: 0.001" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("agent", "regularizer", "folder"),
+    [
+        ("td3", "Regularizer", "td3"),
+        ("td3", "BEER", "td3+beer"),
+        ("beer_td3", "BEER", "beer_td3"),
+        ("beer", "Regularizer", "beer-none"),
+        ("beer", "DR3", "beer-dr3"),
+    ],
+)
+def test_a_run_folder_names_the_regulariser_that_is_in_use(agent, regularizer, folder):
+    settings = {"agent": {"name": agent}, "regularizer": {"_target_": f"rlreg.regularizers.{regularizer}"}}
+    cfg = OmegaConf.create(settings | {"env": {"name": "e"}, "run_dir": None, "runs_root": "runs"})
+    assert RunFolder.of(cfg).path.parts[:3] == ("runs", "e", folder)
 
 
 def main(monkeypatch, *overrides: str) -> int:
@@ -211,6 +231,26 @@ def test_a_non_finite_world_stops_with_step_and_seed(tmp_path, field):
     with pytest.raises(NonFiniteError, match=rf"{field}.*step 150.*seed 1"):
         for _ in range(200):
             env.step(torch.zeros(2, 1, 1))
+
+
+def test_a_frozen_seed_is_reported_by_the_next_checkpoint(monkeypatch, capsys, tmp_path):
+    """Also where no log is due before it: a resumed run takes it for reported."""
+
+    def update(self, batch, step, update_actor):
+        self.alive[1] &= step < 250
+        return whole(self, batch, step, update_actor)
+
+    whole = TD3.update
+    monkeypatch.setattr(TD3, "update", update)
+    settings = [s for s in TINY if "log_every" not in s]
+    assert main(monkeypatch, *settings, "agent=ddpg", "seeds=[3,7]", f"run_dir={tmp_path}/run") == 0
+    dump = tmp_path / "run/frozen-seed-7-step-400.safetensors"
+    said = f"seed 7: the loss turned non-finite at or before step 400; this seed is frozen, its state is in {dump}"
+    assert said in capsys.readouterr().err
+    held = load_file(dump)
+    last = Checkpoints(tmp_path / "run/checkpoints").load(400)[1]
+    assert torch.equal(held["actor/0.weight"], last["agent/actor/0.weight"][1])
+    assert json.loads((tmp_path / "run/summary.json").read_text())["frozen"] == [7]
 
 
 def test_a_seed_with_a_non_finite_loss_is_frozen_and_the_others_go_on():

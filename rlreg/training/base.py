@@ -73,6 +73,7 @@ class Training(ABC):
 
         self.step = 0
         self.updates = 0
+        self.seconds_before = 0.0  # of the parts of a resumed run before this one, up to the checkpoint
         self.metrics: dict[str, Tensor] = {}
         self.reported_dead = torch.zeros(len(agent.seeds), dtype=torch.bool)
 
@@ -85,13 +86,14 @@ class Training(ABC):
             return self._results()
 
     def _train(self) -> None:
+        self.started = time.perf_counter()
         resumed = self.restore()
         if not resumed:
             self._begin()
         self.logger = Logger(self.folder.tensorboard, self.agent.seeds, self.step + 1 if resumed else 0)
         self.closing.callback(self.logger.close)
         self.eval_table = EvalTable(self.folder.eval_csv, self.agent.seeds, self.step if resumed else None)
-        self.started, self.first_step = time.perf_counter(), self.step
+        self.first_step = self.step
         with interrupts() as interrupted, self._progress() as bar:
             if not resumed:
                 self._evaluate(bar)
@@ -178,10 +180,15 @@ class Training(ABC):
             "seeds": list(self.agent.seeds),
             "steps": self.step,
             "final": final,
-            **{f"{name}_last_ten": columns[name][-10:].mean(dim=0).tolist() for name in averaged},
+            # without the untrained policy's, where there are not as many
+            **{f"{name}_last_ten": columns[name][1:][-10:].mean(dim=0).tolist() for name in averaged},
             "frozen": [s for s, alive in zip(self.agent.seeds, self.agent.alive.tolist(), strict=True) if not alive],
-            "seconds": round(time.perf_counter() - self.started, 1),
+            "seconds": round(self._seconds(), 1),
         }
+
+    def _seconds(self) -> float:
+        """Time the run has taken, over all of its parts."""
+        return self.seconds_before + time.perf_counter() - self.started
 
     def _progress(self) -> tqdm:
         return tqdm(
@@ -201,10 +208,11 @@ class Training(ABC):
 
     def _info(self) -> dict[str, Any]:
         """The rest of a checkpoint."""
-        return {"step": self.step, "updates": self.updates}
+        return {"step": self.step, "updates": self.updates, "seconds": self._seconds()}
 
     def save(self) -> None:
         """Write a checkpoint of this moment. There is no generator to save: random numbers are counted."""
+        self._report_frozen_seeds()  # a resumed run takes those of its checkpoint for reported
         self.logger.flush()  # no point older than the checkpoint is lost with this process
         self.checkpoints.save(self.step, flatten(self._tensors()), self._info())
 
@@ -215,7 +223,7 @@ class Training(ABC):
             return False
         self.step, tensors, info = found
         copy_into(self._tensors(), tensors, str(self.folder.checkpoints))
-        self.updates = info["updates"]
+        self.updates, self.seconds_before = info["updates"], info["seconds"]
         self._restore_info(info)
         self.reported_dead = ~self.agent.alive.cpu()
         return True

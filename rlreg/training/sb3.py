@@ -59,19 +59,22 @@ class SB3Training:
 
     def run(self) -> dict[str, Any]:
         """Train every seed that is not finished yet. Returns the final figures, a list a seed."""
-        started = time.perf_counter()
+        seconds = 0.0
         with interrupts() as interrupted:
             for i, seed in enumerate(self.agent.seeds):
                 finished = Checkpoints(self.folder.checkpoints / f"seed-{seed}")
                 found = finished.load()
                 if found is None:
+                    started = time.perf_counter()
                     self._train(i, interrupted)
                     tensors = flatten(model_state(self.agent.models[i]))
-                    finished.save(self.cfg.total_steps, tensors, {"rows": self.rows[i]})
+                    info = {"rows": self.rows[i], "seconds": time.perf_counter() - started}
+                    finished.save(self.cfg.total_steps, tensors, info)
                 else:
                     _, tensors, info = found
                     copy_into(model_state(self.agent.models[i]), tensors, str(finished.folder))
                     self.rows[i] = info["rows"]
+                seconds += info["seconds"]
         self._write_rows()
         # The whole run's checkpoint, where the runner looks for one.
         Checkpoints(self.folder.checkpoints).save(self.cfg.total_steps, flatten({"agent": self.agent.state()}), {})
@@ -80,9 +83,9 @@ class SB3Training:
             "seeds": list(self.agent.seeds),
             "steps": self.cfg.total_steps,
             "final": {name: [float(rows[-1][name]) for rows in self.rows] for name in EVAL_TAGS},
-            "return_last_ten": returns[:, -10:].mean(dim=1).tolist(),
+            "return_last_ten": returns[:, 1:][:, -10:].mean(dim=1).tolist(),
             "frozen": [],
-            "seconds": round(time.perf_counter() - started, 1),
+            "seconds": round(seconds, 1),
         }
 
     def _train(self, i: int, interrupted: Callable[[], bool]) -> None:
