@@ -2,7 +2,9 @@
 
 No action outside of the data is ever valued: V is an upper expectile of Q over the data's actions, Q
 bootstraps from V, and the policy is the data's actions weighted by their advantage. Order and constants
-are the authors' code's. Shapes: S seeds, N worlds, E critics, B batch, O and A observation and action sizes.
+are those of the authors' code, its scaling of rewards included.
+
+Shapes: S seeds, N worlds, E critics, B batch, O and A observation and action sizes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.td3 import descend
@@ -63,6 +66,9 @@ class IQLConfig:
     batch_size: int = 256
     normalize_obs: bool = False
     """Whether training fits `normalizer` to the data's states; the authors do not."""
+    normalize_rewards: bool = True
+    """Whether training multiplies rewards by 1000 / (best - worst return of the data's episodes), as the authors do in
+    Gym-MuJoCo: temperature and weight limit are meant for advantages of that scale."""
     policy_delay: ClassVar[int] = 1
     """Every update is one of the policy too."""
 
@@ -117,8 +123,18 @@ class IQL:
         self.actor_optimizer = Adam(self.actor_params, self.actor_learning_rate)
         self.critic_optimizer = Adam(self.critic_params, config.learning_rate)
         self.value_optimizer = Adam(self.value_params, config.learning_rate)
+        self.reward_scale = torch.ones(len(seeds), device=device)
+        """(S,) what rewards are multiplied by."""
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
         """(S,) seeds that still learn; one whose loss turns non-finite is frozen from then on."""
+
+    def fit_rewards(self, returns: NDArray) -> None:
+        """Scale rewards by the data's returns (E,), if configured. Raises `UserError` where these are all equal."""
+        if self.config.normalize_rewards:
+            spread = float(returns.max() - returns.min())
+            valid = f"false: the data's episodes all return {float(returns.max()):g}, which gives no scale"
+            require(spread > 0, "agent.normalize_rewards", "true", valid)
+            self.reward_scale.fill_(1000.0 / spread)
 
     # ---------------------------------------------------------------- acting
 
@@ -154,7 +170,7 @@ class IQL:
         f = self.critic_features(params, batch)
         with torch.no_grad():
             next_value = self.value(self.value_params, batch.next_obs)
-            target = td_target(batch.reward, batch.terminated, next_value, self.config.discount)
+            target = td_target(self._scaled(batch.reward), batch.terminated, next_value, self.config.discount)
         q = self.critic.value(params, f.feature)
         td_loss = ensemble_td_loss(q, target)
         penalty, metrics = self.regularizer.loss(f, self.constants)
@@ -173,7 +189,7 @@ class IQL:
             next_feature_online=lambda: self.critic.features(params, batch.next_obs, next_action),
             features_by=lambda other: self.critic.features(other, batch.obs, batch.action),
             head_weight=self.critic.head_weight(params),
-            reward=batch.reward,
+            reward=self._scaled(batch.reward),
             terminated=batch.terminated,
             discount=self.config.discount,
         )
@@ -205,14 +221,17 @@ class IQL:
         polyak_(self.critic_target, self.critic_params, self.config.tau)
         return metrics
 
+    def _scaled(self, reward: Tensor) -> Tensor:
+        return self.reward_scale[:, None] * reward
+
     def _target_q(self, obs: Tensor, action: Tensor) -> Tensor:
         return clipped_double_q(self.critic(self.critic_target, obs, action))
 
     # ------------------------------------------------------------- measuring
 
     def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
-        """min_i Q_i(s, a): (S, B, O), (S, B, A) -> (S, B)."""
-        return clipped_double_q(self.critic(self.critic_params, obs, action))
+        """min_i Q_i(s, a) in units of the data's own rewards: (S, B, O), (S, B, A) -> (S, B)."""
+        return clipped_double_q(self.critic(self.critic_params, obs, action)) / self.reward_scale[:, None]
 
     @torch.no_grad()
     def advantage(self, batch: Batch) -> Tensor:
@@ -233,17 +252,25 @@ class IQL:
             "value_optimizer": self.value_optimizer.state(),
             "constants": self.constants,
             "normalizer": self.normalizer.state(),
+            "rewards": {"scale": self.reward_scale},
             "alive": {"alive": self.alive},
         }
 
+    def _unscaled(self, critic_params: Params) -> Params:
+        """The critics' parameters with a last layer that gives Q in units of the data's own rewards."""
+        last = f"{len(self.config.hidden)}"
+        scale = self.reward_scale.view(-1, 1, 1, 1)
+        return critic_params | {name: critic_params[name] / scale for name in (f"{last}.weight", f"{last}.bias")}
+
     def to_sb3(self, i: int, env: Any, train: TrainConfig) -> Any:
-        """Seed number i, acting by its mean, as a Stable-Baselines3 TD3 on raw observations; see `with_networks`."""
+        """Seed number i, acting by its mean, as a Stable-Baselines3 TD3 on raw observations and rewards."""
         from rlreg.sb3 import with_networks
 
         fold, c = self.normalizer.fold, self.config
-        networks = {"actor": self.actor_params, "actor_target": self.actor_params, "critic": self.critic_params}
+        actor = fold(self.actor_params)
+        critic, critic_target = (fold(self._unscaled(p)) for p in (self.critic_params, self.critic_target))
         return with_networks(
-            {name: fold(params) for name, params in (networks | {"critic_target": self.critic_target}).items()},
+            {"actor": actor, "actor_target": actor, "critic": critic, "critic_target": critic_target},
             i,
             env,
             train,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlreg.rng import Rng
@@ -82,10 +83,18 @@ class Frozen:
     """N transitions that never change, in one copy for all S seeds: rows as in `Replay`, without its seeds axis."""
 
     def __init__(
-        self, seeds: Sequence[int], data: Batch, device: torch.device | str = "cpu", source: str = "data"
+        self,
+        seeds: Sequence[int],
+        data: Batch,
+        device: torch.device | str = "cpu",
+        source: str = "data",
+        returns: NDArray | None = None,
     ) -> None:
-        """`data` are numpy arrays without a seeds axis: obs (N, O), ..., terminated (N,). `source` is for errors."""
-        self.source = source
+        """`data` are numpy arrays without a seeds axis: obs (N, O), ..., terminated (N,). `source` is for errors.
+
+        `returns` (E,) are those of the episodes that the transitions were cut from, for agents that ask.
+        """
+        self.source, self.returns = source, returns
         self.inserted = len(data.obs)
         self.widths = _widths(data.obs.shape[1], data.action.shape[1])
         rows = np.empty((self.inserted, sum(self.widths)), np.float32)
@@ -93,7 +102,7 @@ class Frozen:
         for column, end, width in zip(data, ends, self.widths, strict=True):
             rows[:, end - width : end] = column.reshape(self.inserted, width)
         self.checksum = zlib.crc32(rows)
-        """Tells whether two are the same."""
+        """CRC-32 of all rows: tells whether two are the same."""
         self.rows = torch.from_numpy(rows).to(device)
         self.rng = Rng(seeds, device)
 

@@ -18,7 +18,7 @@ from rlreg.evaluation import evaluate
 from rlreg.graphs import check_mode
 from rlreg.runs import RunFolder
 from rlreg.training.curriculum import CurriculumTraining, transfer
-from rlreg.training.offline import OfflineTraining, Score
+from rlreg.training.offline import OfflineTraining, Score, require_same_data
 from rlreg.training.online import OnlineTraining
 
 
@@ -42,6 +42,8 @@ def train(cfg: DictConfig) -> None:
     agent = build_agent(cfg, seeds, settings.device)  # before the folder: a refused setting leaves none behind
     loop = _loop(cfg, agent)
     folder = RunFolder.of(cfg)
+    if folder.complete:
+        check_data(cfg, folder)
     further = {} if folder.complete else _further(cfg, agent, loop)
     with folder.locked():
         folder.open(cfg)
@@ -105,10 +107,26 @@ def _further(cfg: DictConfig, agent: Any, loop: type) -> dict[str, Any]:
     return {}
 
 
+def check_data(cfg: DictConfig, folder: RunFolder) -> None:
+    """Raise `UserError` where a complete run learnt from a file of the user's that holds other data by now."""
+    checksum = folder.results().get("dataset", {}).get("checksum")
+    if checksum is None or not cfg.env.get("path"):
+        return
+    try:
+        data = _dataset(cfg, (0,), "cpu")
+    except UserError:
+        return  # not there any more, which makes no result wrong
+    require_same_data(data, checksum, folder)
+
+
+def _dataset(cfg: DictConfig, seeds: Sequence[int], device: torch.device | str) -> Frozen:
+    found = _hook(cfg, "dataset")(**_task(cfg))
+    return Frozen(seeds, Batch(*found.transitions), device, found.source, found.episodes.returns)
+
+
 def _data(cfg: DictConfig, agent: Any) -> dict[str, Any]:
     """A dataset, and its score where it has one."""
-    found = _hook(cfg, "dataset")(**_task(cfg))
-    data = Frozen(agent.seeds, Batch(*found.transitions), agent.device, found.source)
+    data = _dataset(cfg, agent.seeds, agent.device)
     sizes = agent.obs_dim, agent.action_dim
     for kind, size, right in zip(("observations", "actions"), data.widths[:2], sizes, strict=True):
         if size != right:

@@ -77,6 +77,10 @@ class RunFolder:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.config}: cannot be read ({reason}); mend or delete it") from None
 
+    def results(self) -> dict[str, Any]:
+        """The final figures of a complete run."""
+        return json.loads(self.summary.read_text())
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make the folder and keep a second process out of it; the lock dies with its process."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import shlex
 import sys
@@ -29,7 +28,7 @@ from rlreg.checkpoint import write_atomic
 from rlreg.config import Config, TableConfig, explain, seed_list
 from rlreg.errors import UserError
 from rlreg.launch import Run
-from rlreg.runner import locate
+from rlreg.runner import check_data, locate
 from rlreg.runs import RunFolder
 from rlreg.stats import Interval, iqm_interval, mean_interval, task_mean_interval
 
@@ -101,7 +100,7 @@ class Cell:
 
     def summary(self) -> dict[str, Any]:
         """The results of a complete run: `seeds`, `steps`, `frozen` and a list a seed of each figure."""
-        return json.loads(self.folder.summary.read_text())
+        return self.folder.results()
 
     def values(self, measure: str) -> np.ndarray:
         """(S,) of a complete run; NaN where a seed has no such figure."""
@@ -146,6 +145,10 @@ def run_table(cfg: DictConfig) -> None:
         raise UserError(f"runs_root={cfg.runs_root}: cannot be written ({error.strerror})") from None
     missing = [cell for cell in cells if not cell.complete]
     print(f"table {table.name}: {len(cells)} runs, {len(cells) - len(missing)} complete", flush=True)
+    if not table.only_report:
+        for cell in cells:
+            if cell.complete:
+                check_data(cell.cfg, cell.folder)
     failed: list[Run] = []
     if missing and not table.only_report:
         failed = _launch(cfg, missing, folder / "logs")

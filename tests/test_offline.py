@@ -98,6 +98,13 @@ def test_a_run_leaves_scores_and_the_normaliser_of_the_data(monkeypatch, capsys,
     assert f"score {float(table[-1]['score']):.2f}" in capsys.readouterr().out
 
 
+def test_iql_learns_from_rewards_scaled_by_the_datas_returns(monkeypatch, tmp_path, file):
+    _, tensors = train(monkeypatch, tmp_path / "run", file, "agent=iql", "seeds=2")
+    returns = load_dataset(NAME, file).episodes.returns
+    expected = torch.full((2,), 1000 / (returns.max() - returns.min()))
+    torch.testing.assert_close(tensors["agent/rewards/scale"], expected)
+
+
 def train(monkeypatch, run, file, *overrides):
     """The run within this process; `run`'s evaluations and its last checkpoint."""
     assert main(monkeypatch, *TINY, f"env.path={file}", f"run_dir={run}", *overrides) == 0
@@ -134,6 +141,28 @@ def test_a_run_does_not_go_on_with_other_data(monkeypatch, capsys, tmp_path, fil
     capsys.readouterr()
     assert main(monkeypatch, *TINY, "agent=bc", f"env.path={file}", f"run_dir={run}") == 2
     assert "not the data that the run in" in capsys.readouterr().err
+
+
+def test_a_complete_run_is_not_taken_for_one_of_other_data(monkeypatch, capsys, tmp_path, file):
+    """Nor is a table's cell; where the file is gone, the results stand."""
+    run = [*TINY, "agent=bc", f"env.path={file}", f"runs_root={tmp_path}"]
+    assert main(monkeypatch, *run) == main(monkeypatch, *run) == 0
+    assert "complete" in capsys.readouterr().out
+    summary = json.loads(next(tmp_path.glob(f"d4rl/{NAME}/bc/*/summary.json")).read_text())
+    data = Frozen([0], Batch(*load_dataset(NAME, file).transitions))
+    assert summary["dataset"] == {"source": str(file), "transitions": data.inserted, "checksum": data.checksum}
+
+    given = [override for override in run if override.split("=")[0] not in ("env", "agent", "env.path")]
+    rows_and_columns = [f"table.rows=[d4rl/{NAME}]", "table.columns=[bc]", f"table.overrides=['env.path={file}']"]
+    table = ["mode=table", "table=a2pr_d4rl", *rows_and_columns, *given]
+    assert main(monkeypatch, *table) == 0 and "1 runs, 1 complete" in capsys.readouterr().out
+    write(file, rows(n=200, seed=1))
+    for command in (run, table):
+        assert main(monkeypatch, *command) == 2
+        assert f"error: dataset {file}: not the data that the run in {tmp_path}" in capsys.readouterr().err
+    assert main(monkeypatch, *table, "table.only_report=true") == 0
+    file.unlink()
+    assert main(monkeypatch, *run) == main(monkeypatch, *table) == 0
 
 
 def test_several_updates_a_call_give_the_same_run(monkeypatch, tmp_path, file):

@@ -6,6 +6,7 @@ import math
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import stable_baselines3
 import torch
@@ -432,6 +433,27 @@ def test_iql_bootstraps_from_v_and_never_values_another_action():
                                - agent.value(agent.value_params, batch.obs).mean(dim=-1))  # fmt: skip
 
 
+def test_iql_scales_rewards_by_the_datas_returns_and_gives_values_in_their_own_units():
+    """1000 / (best - worst return) = 5."""
+    agent, batch = make("iql"), batch_of()
+    agent.fit_rewards(np.array([-50.0, 150.0, 20.0]))
+    assert agent.reward_scale.tolist() == [5.0, 5.0]
+    scaled, _ = agent.critic_loss(agent.critic_params, batch)
+    agent.reward_scale.fill_(1.0)
+    expected, _ = agent.critic_loss(agent.critic_params, batch._replace(reward=5 * batch.reward))
+    torch.testing.assert_close(scaled, expected)
+    q = agent.q_value(batch.obs, batch.action)
+    agent.fit_rewards(np.array([0.0, 200.0]))
+    torch.testing.assert_close(agent.q_value(batch.obs, batch.action), q / 5)
+    assert torch.equal(agent.critic_features(agent.critic_params, batch).reward, 5 * batch.reward)
+
+    raw = make("iql", normalize_rewards=False)
+    raw.fit_rewards(np.array([0.0, 200.0]))
+    assert raw.reward_scale.tolist() == [1.0, 1.0]
+    with pytest.raises(UserError, match=r"normalize_rewards=true is not valid; give false: .* all return 7, which"):
+        agent.fit_rewards(np.array([7.0, 7.0]))
+
+
 def test_iql_step_size_of_the_policy_falls_to_nought():
     agent = make("iql", schedule_steps=4)
     train(agent, 1)
@@ -590,6 +612,8 @@ def test_folded_parameters_take_raw_observations(network):
 def test_a_plain_td3_load_acts_on_raw_observations(name, tmp_path):
     agent = make(name, regularizer=None if name == "bc" else InFeR(heads=3))
     train(agent, 4)
+    if name == "iql":
+        agent.fit_rewards(np.array([0.0, 400.0]))
     obs, action = batch_of().obs, batch_of().action
     convert = rlreg.sb3._conversion(agent, name)
     for i in range(2):

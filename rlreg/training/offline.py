@@ -43,9 +43,11 @@ class OfflineTraining(BatchTraining):
             self.eval_tags = EVAL_TAGS | {"score": "eval/score"}
 
     def _begin(self) -> None:
-        """Observations are normalised by the data's, where the agent does that; its checkpoints then hold how."""
+        """Observations and rewards are scaled by the data's, where the agent does that; its checkpoints hold how."""
         if self.agent.config.normalize_obs:
             self.agent.normalizer.fit(self.data.obs)
+        if hasattr(self.agent, "fit_rewards"):
+            self.agent.fit_rewards(self.data.returns)
 
     def _iterate(self) -> None:
         self._learn()
@@ -61,12 +63,21 @@ class OfflineTraining(BatchTraining):
             batch = self.data.sample("measure", self.step, self.eval_cfg.samples)
             self.logger.histograms(self.step, "behaviour/advantage_histogram", self.agent.advantage(batch))
 
+    def _results(self) -> dict[str, Any]:
+        data = {"source": self.data.source, "transitions": self.data.inserted, "checksum": self.data.checksum}
+        return super()._results() | {"dataset": data}
+
     def _info(self) -> dict[str, Any]:
         return super()._info() | {"dataset": self.data.checksum}
 
     def _restore_info(self, info: dict[str, Any]) -> None:
-        if info["dataset"] != self.data.checksum:
-            raise UserError(
-                f"dataset {self.data.source}: not the data that the run in {self.folder.path} began with; "
-                "bring those back, or give another run_dir"
-            )
+        require_same_data(self.data, info["dataset"], self.folder)
+
+
+def require_same_data(data: Frozen, checksum: int, folder: RunFolder) -> None:
+    """Raise `UserError` unless `data` are those, by their checksum, that the run in `folder` learns from."""
+    if data.checksum != checksum:
+        raise UserError(
+            f"dataset {data.source}: not the data that the run in {folder.path} began with; "
+            "bring those back, or delete that folder"
+        )
