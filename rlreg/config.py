@@ -286,6 +286,11 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         kind, _, name = str(error.missing_cfg_file).partition("/")
+        if name.startswith("published/"):
+            _, agent, env = name.split("/", 2)
+            folder = _CONFIGS / kind / "published" / agent
+            there = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+            return f"no published setting of {agent} for env={env} (there are: {', '.join(there)}); give agent={agent}"
         return str(unknown(kind, name, [o for o in error.options or () if not o.endswith(_HIDDEN)] + _families(kind)))
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error

@@ -300,6 +300,11 @@ def test_minari_has_true_successors(tmp_path, monkeypatch):
         load_dataset("walker2d-medium-v2", "minari:test/hopper-v0")
 
 
+def test_minaris_data_get_no_score_of_d4rls():
+    assert envs.d4rl.scorer(NAME, "minari:mujoco/hopper/medium-v0") is None
+    assert envs.d4rl.scorer(NAME, "mine.hdf5")(3234.3) == pytest.approx(100.0)
+
+
 def test_without_minari_one_line_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(UserError, match=r"pip install 'rlreg\[minari\]'"):

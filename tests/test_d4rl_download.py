@@ -120,34 +120,53 @@ def test_a_download_cut_off_is_no_dataset_and_goes_on(cache, content, published)
     with serve(site) as address:
         with pytest.raises(UserError, match=f"cut off after 4000 of {len(content)} bytes; run again"):
             download.find_dataset(NAME, mirror=address)
-        assert [path.name for path in cache.iterdir()] == [FILE + ".part"]
+        assert {path.name for path in cache.iterdir()} == {FILE + ".part", FILE + ".part.url"}
         site.cut = None
         assert download.find_dataset(NAME, mirror=f"{address}/{FILE}").read_bytes() == content
     assert site.asked == [None, "bytes=4000-"]
     assert [path.name for path in cache.iterdir()] == [FILE]
 
 
+def leave_part(cache, content, address):
+    """What a download from `address` leaves that was cut off after `content`."""
+    cache.mkdir(exist_ok=True)
+    (cache / f"{FILE}.part").write_bytes(content)
+    (cache / f"{FILE}.part.url").write_text(f"{address}/{FILE}")
+
+
 def test_a_site_without_ranges_starts_over(cache, content, published):
-    cache.mkdir()
-    (cache / f"{FILE}.part").write_bytes(b"x" * 300)
-    with serve(Site(content, ranges=False)) as address:
+    site = Site(content, ranges=False)
+    with serve(site) as address:
+        leave_part(cache, b"x" * 300, address)
         assert download.find_dataset(NAME, mirror=address).read_bytes() == content
+    assert site.asked == ["bytes=300-"]
+
+
+@pytest.mark.parametrize("url", ["http://elsewhere.example", None])
+def test_what_came_from_another_address_is_not_gone_on_with(cache, content, published, url):
+    published(size=None, sha256=None)  # nothing else would tell that the halves are of two files
+    leave_part(cache, b"x" * 300, url)
+    if url is None:
+        (cache / f"{FILE}.part.url").unlink()
+    site = Site(content)
+    with serve(site) as address:
+        assert download.find_dataset(NAME, mirror=address).read_bytes() == content
+    assert site.asked == [None]
+    assert [path.name for path in cache.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_part_that_was_whole_already(cache, content, published, known):
     if not known:
         published(size=None, sha256=None)
-    cache.mkdir()
-    (cache / f"{FILE}.part").write_bytes(content)
     with serve(Site(content)) as address:
+        leave_part(cache, content, address)
         assert download.find_dataset(NAME, mirror=address).read_bytes() == content
 
 
 @pytest.mark.parametrize(
     ("sent", "changes", "message"),
     [
-        (lambda c: c, {"sha256": "0" * 64}, "has SHA-256 [0-9a-f]{64} where D4RL's file has 0000"),
         (lambda c: c[:-1], {}, "bytes where D4RL's file has"),
         (lambda c: c + b"x", {}, "bytes where D4RL's file has"),
         (lambda c: b"<html>", {"size": None, "sha256": None}, "is not a whole HDF5 file"),
@@ -159,6 +178,14 @@ def test_a_wrong_file_is_not_taken(cache, content, published, sent, changes, mes
     with serve(Site(sent(content))) as address, pytest.raises(UserError, match=message):
         download.find_dataset(NAME, mirror=address)
     assert not list(cache.iterdir())
+
+
+def test_another_checksum_is_told_and_the_file_kept(cache, content, published, capsys):
+    published(size=len(content), sha256="0" * 64)
+    with serve(Site(content)) as address:
+        assert download.find_dataset(NAME, mirror=address).read_bytes() == content
+    found = hashlib.sha256(content).hexdigest()
+    assert f"has SHA-256 {found} where our list has {'0' * 64}; taken all the same" in capsys.readouterr().err
 
 
 def test_no_such_page_no_such_host_no_address(cache, content, published):

@@ -198,6 +198,7 @@ MISTAKES = {
     ("agent=beer",): f"agent=beer learns online, and env=d4rl/{NAME} is a dataset; give an environment such as",
     ("agent=td3_bc", "env.path=/no/such.hdf5"): "dataset /no/such.hdf5: no such file",
     ("agent=td3_bc", "env=d4rl/antmaze-umaze-v2"): "cannot be evaluated",
+    ("agent=a2pr_published", "env=d4rl/hopper-expert-v2"): "no published setting of a2pr for env=d4rl/hopper-expert-v2",
     ("agent=td3_bc", "env.pth=x"): "unknown key 'env.pth'; did you mean 'env.path'?",
     ("agent=td3_bc", "env=d4rl/halfcheetah-medium-v2", "env.path=FILE"): "observations of 11 numbers",
     ("agent=bc", "train.updates_per_call=7"): "train.log_every=10 is not valid; give a multiple of",
@@ -222,6 +223,11 @@ def test_data_of_other_sizes_than_the_environment_are_refused(monkeypatch, capsy
     expected = f"error: dataset {file}: observations of 11 numbers, but those of env=d4rl/halfcheetah-medium-v2 have 17"
     assert capsys.readouterr().err.strip() == expected
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluations_are_as_often_as_d4rls_protocol_has_them(runner):
+    for agent, every in (("a2pr_published", 5000), ("bc", 5000), ("beer", 10_000)):
+        assert f"every: {every}" in runner(f"agent={agent}", f"env=d4rl/{NAME}", "--cfg", "job").stdout
 
 
 def test_rlreg_knows_no_environment():

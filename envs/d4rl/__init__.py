@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from envs.d4rl.names import dataset_names, info, normalised_score
+from envs.d4rl.names import MINARI, dataset_names, info, normalised_score
 from envs.d4rl.simulators import make_single
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def dataset(
 def scorer(
     id: str, path: str | None = None, mirror: str | None = None, stored_next_observations: bool = False
 ) -> Callable | None:
-    """What turns returns into normalised scores, `Info.score`; None where D4RL has no references for `id`."""
+    """What turns returns into normalised scores, `Info.score`.
+
+    None where D4RL has no references for `id`, and for Minari's data, which are others under the same names.
+    """
     wanted = info(id)
-    return None if wanted.ref_min is None or wanted.ref_max is None else wanted.score
+    minari = path is not None and path.startswith(MINARI)
+    return None if minari or wanted.ref_min is None or wanted.ref_max is None else wanted.score

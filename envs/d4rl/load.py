@@ -7,14 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from envs.d4rl.download import DownloadError, find_dataset
-from envs.d4rl.names import Info, info
+from envs.d4rl.names import MINARI, Info, info
 from envs.d4rl.packages import read_d4rl_package, read_minari
 from envs.d4rl.recording import Recording, read_hdf5
 from envs.d4rl.transitions import Episodes, Transitions, episodes, qlearning_transitions, stored_transitions
 from rlreg.errors import UserError
 
-MINARI = "minari:"
-"""What a path starts with that names a Minari dataset, as in minari:D4RL/pen/human-v2."""
 D4RL = "d4rl:"
 """What a path starts with that asks the d4rl package."""
 

@@ -30,6 +30,9 @@ SIZES = {
 }
 """Task: numbers in an observation (O) and in an action (A)."""
 
+MINARI = "minari:"
+"""What a path starts with that names a Minari dataset, as in minari:D4RL/pen/human-v2."""
+
 Returns = TypeVar("Returns")
 """A number, a numpy array or a tensor."""
 
