@@ -12,6 +12,9 @@ from rlreg.buffers import Batch
 from rlreg.networks import Params
 from rlreg.regularizers import BEER, CriticFeatures
 
+REPRESENTATION = ("rank", "srank", "cosine", "bound", "above_bound")
+"""What `representation` measures."""
+
 
 class Worlds(Protocol):
     """The part of `envs.base.VectorEnv` that evaluation needs."""
@@ -90,11 +93,12 @@ def representation(agent: ValueAgent, batch: Batch, epsilon: float) -> dict[str,
     `rank`: the number of singular values of Phi / sqrt(n) above `epsilon` (Definition 1; its epsilon and n
     are not known, both are ours). `srank`: the least k whose largest singular values hold 99 % of their sum
     (Kumar et al. 2021), for comparison. `cosine` and `bound`: means of the two sides of Remark 1 as the
-    released code computes them, whatever the agent's own regulariser. NaN for an agent without critics.
+    released code computes them, whatever the agent's own regulariser; `above_bound`: the share of transitions
+    whose cosine exceeds the bound. NaN for an agent without critics.
     """
     if not hasattr(agent, "critic_features"):
         nothing = torch.full(batch.reward.shape[:1], torch.nan, device=batch.reward.device)
-        return dict.fromkeys(("rank", "srank", "cosine", "bound"), nothing)
+        return dict.fromkeys(REPRESENTATION, nothing)
     features = agent.critic_features(agent.critic_params, batch)
     _, metrics = BEER().loss(features, {})
     phi = features.feature[:, 0].float()  # (S, n, H)
@@ -105,4 +109,5 @@ def representation(agent: ValueAgent, batch: Batch, epsilon: float) -> dict[str,
         "srank": ((share < 0.99).sum(dim=-1) + 1).float(),
         "cosine": metrics["regularizer/cosine"],
         "bound": metrics["regularizer/bound"],
+        "above_bound": metrics["regularizer/active"],
     }

@@ -189,6 +189,17 @@ def test_a_run_folder_names_the_regulariser_that_is_in_use(agent, regularizer, f
     assert RunFolder.of(cfg).path.parts[:3] == ("runs", "e", folder)
 
 
+def test_workers_are_no_part_of_what_a_run_is():
+    """They give the same numbers, however many there are."""
+    cfg = OmegaConf.create({"agent": {"name": "a"}, "regularizer": {"_target_": "rlreg.regularizers.BEER"},
+                            "env": {"name": "e", "workers": 0}, "run_dir": None, "runs_root": "runs"})  # fmt: skip
+    before = RunFolder.of(cfg).path
+    cfg.env.workers = 4
+    assert RunFolder.of(cfg).path == before
+    cfg.env.name = "f"
+    assert RunFolder.of(cfg).path != before
+
+
 def main(monkeypatch, *overrides: str) -> int:
     """`python run.py ...` within this process, which spares its imports; returns the exit status."""
     monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *overrides])

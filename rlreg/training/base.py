@@ -19,7 +19,7 @@ from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints, copy_into, flatten, save_synced
 from rlreg.config import EvalConfig, TrainConfig
 from rlreg.errors import NonFiniteError
-from rlreg.evaluation import evaluate, representation
+from rlreg.evaluation import REPRESENTATION, evaluate, representation
 from rlreg.graphs import prepare
 from rlreg.logger import EvalTable, Logger
 from rlreg.runs import RunFolder, flat_settings
@@ -35,6 +35,7 @@ EVAL_TAGS = {
     "srank": "representation/srank",
     "cosine": "representation/cosine",
     "bound": "representation/bound",
+    "above_bound": "representation/above_bound",
 }
 
 
@@ -282,7 +283,7 @@ class BatchTraining(Training):
             return values | representation(agent, batch, cfg.rank_epsilon)
         # nothing to measure on before the first step
         nothing = torch.full_like(values["return"], torch.nan)
-        return values | dict.fromkeys(("rank", "srank", "cosine", "bound"), nothing)
+        return values | dict.fromkeys(REPRESENTATION, nothing)
 
 
 @contextmanager
