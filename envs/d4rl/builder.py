@@ -12,8 +12,8 @@
 D4RL's policies are stochastic (SAC's), the untrained one's actions close to uniform. Ours are deterministic, which
 makes for narrower sets, unless `collect.noise` adds to the actions of medium and expert. D4RL's medium policy is by the
 return alone; ours by the way from the untrained policy's return to the expert's, which is D4RL's normalised score and
-makes sense of negative returns too. A policy that was trained to completion and then fell off would not be called an expert:
-hence the highest return.
+makes sense of negative returns too. A policy that was trained to completion and then fell off would not be called an
+expert: hence the highest return.
 """
 
 from __future__ import annotations
