@@ -67,8 +67,8 @@ class IQLConfig:
     normalize_obs: bool = False
     """Whether training fits `normalizer` to the data's states; the authors do not."""
     normalize_rewards: bool = True
-    """Whether training multiplies rewards by 1000 / (best - worst return of the data's episodes), as the authors do in
-    Gym-MuJoCo: temperature and weight limit are meant for advantages of that scale."""
+    """Whether training multiplies rewards by 1000 / (best - worst return of the data's episodes), for which temperature
+    and weight limit are meant. The authors do it in Gym-MuJoCo only; for Adroit give false."""
     policy_delay: ClassVar[int] = 1
     """Every update is one of the policy too."""
 

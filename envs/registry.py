@@ -60,7 +60,8 @@ class D4RLConfig:
     name: str = ""
     """What run folders and tables call the environment."""
     path: str | None = None
-    """An HDF5 file of your own in D4RL's format, or minari:<id>. By default D4RL's file, downloaded if need be."""
+    """An HDF5 file of your own in D4RL's format, a folder of files of D4RL's names, minari:<id> or d4rl:<name>. By
+    default D4RL's file, downloaded if need be."""
     mirror: str | None = None
     """An address to download from instead of D4RL's: a folder with files of the same names, or the file itself."""
     stored_next_observations: bool = False

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -63,6 +67,8 @@ class Worlds(VectorEnv):
         self._group: Group | None = None
         if processes:
             self._processes = _start(groups, preload=_module(make))
+            # Before multiprocessing's own hook, which would wait for ever: workers ignore its SIGTERM.
+            self._at_exit = atexit.register(partial(_kill, self._processes.processes))
             self.max_episode_steps = self._processes.get_attr("max_episode_steps")[0]
             space, actions = self._processes.single_observation_space, self._processes.single_action_space
         else:
@@ -120,7 +126,16 @@ class Worlds(VectorEnv):
         return self._observations(obs)[0]
 
     def close(self) -> None:
-        (self._processes or self._group).close()
+        if self._group:
+            self._group.close()
+            return
+        # In the middle of a step, whose answers may have been read or never come, there is nothing to wait for.
+        if self._processes._state is AsyncState.DEFAULT:
+            with suppress(EOFError, OSError):  # of a worker that has died
+                self._processes.close()
+        self._processes.closed = True
+        _kill(self._processes.processes)
+        atexit.unregister(self._at_exit)
 
     def _observations(self, groups: NDArray) -> tuple[Tensor, Tensor]:
         """(groups, 2, rows, O), or (2, rows, O) in process, to obs and final_obs (S, N, O), both fresh."""
@@ -160,6 +175,12 @@ def _start(groups: Sequence[Callable[[], Group]], preload: str) -> AsyncVectorEn
         context="forkserver",
         autoreset_mode=AutoresetMode.DISABLED,
     )
+
+
+def _kill(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def _module(make: Callable) -> str:

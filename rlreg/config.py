@@ -76,7 +76,7 @@ class EvalConfig:
     """Evaluation, and what the BEER paper measures beside returns."""
 
     every: int = 10_000
-    """Steps between evaluations. One is made before the first step, one after the last. D4RL's papers: 5000."""
+    """Steps between evaluations. One is made before the first step, one after the last. Offline agents: 5000."""
     episodes: int = 10
     """Episodes an evaluation, each in a world of its own, from the same start states every time."""
     samples: int = 2048
@@ -286,7 +286,7 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         kind, _, name = str(error.missing_cfg_file).partition("/")
-        if name.startswith("published/"):
+        if name.startswith("published/") and name.count("/") >= 2:
             _, agent, env = name.split("/", 2)
             folder = _CONFIGS / kind / "published" / agent
             there = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))

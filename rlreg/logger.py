@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +106,28 @@ class Logger:
 class EvalTable:
     """`eval.csv`: one row a seed and evaluation, without clock times, so that equal runs give equal files."""
 
-    def __init__(self, path: Path, seeds: Sequence[int], last_step: int | None = None) -> None:
-        """Continue an existing file after `last_step`, or start a new one where that is None."""
+    def __init__(
+        self, path: Path, seeds: Sequence[int], columns: Collection[str], last_step: int | None = None
+    ) -> None:
+        """Continue an existing file after `last_step`, or start a new one where that is None.
+
+        Raises `UserError` where an existing one is missing, or has other `columns` beside step and seed.
+        """
         self.path, self.seeds = path, tuple(seeds)
         self.rows: list[dict[str, str]] = []
         if last_step is not None:
             if not path.exists():
                 raise UserError(f"{path}: missing; its run cannot go on without, delete the folder to start anew")
             with path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= last_step]
+                reader = csv.DictReader(file)
+                there = set(reader.fieldnames or ())
+                if there != {"step", "seed", *columns}:
+                    differ = ", ".join(sorted(there ^ {"step", "seed", *columns}))
+                    raise UserError(
+                        f"{path}: written by another version of rlreg (columns that differ: {differ}); go on with that "
+                        "one, or delete the folder to start anew"
+                    )
+                self.rows = [row for row in reader if int(row["step"]) <= last_step]
 
     def add(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Append a row a seed; values are (S,)."""

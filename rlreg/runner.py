@@ -42,13 +42,12 @@ def train(cfg: DictConfig) -> None:
     agent = build_agent(cfg, seeds, settings.device)  # before the folder: a refused setting leaves none behind
     loop = _loop(cfg, agent)
     folder = RunFolder.of(cfg)
-    if folder.complete:
-        check_data(cfg, folder)
     further = {} if folder.complete else _further(cfg, agent, loop)
     with folder.locked():
         folder.open(cfg)
         print(f"run folder: {folder.path}", flush=True)
         if folder.complete:
+            check_data(cfg, folder)
             _drop_replay(folder, settings)
             print("this run is complete; delete its folder to run it again")
             return
@@ -115,7 +114,7 @@ def check_data(cfg: DictConfig, folder: RunFolder) -> None:
     try:
         data = _dataset(cfg, (0,), "cpu")
     except UserError:
-        return  # not there any more, which makes no result wrong
+        return  # not there any more, or no dataset any more, which makes no result wrong
     require_same_data(data, checksum, folder)
 
 

@@ -156,9 +156,10 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _agent_name(cfg: DictConfig) -> str:
     """`beer`, `td3`; `td3+beer` where the name lacks the regulariser, `beer-none`, `beer-dr3` where it has another."""
-    named = {"beer", "dr3", "infer"} & set(cfg.agent.name.split("_"))
+    words = set(cfg.agent.name.split("_"))
+    named = {"beer", "dr3", "infer"} & words
     regularizer = cfg.regularizer._target_.rpartition(".")[2].lower()
-    if regularizer in named or (regularizer == "regularizer" and not named):
+    if regularizer in words or (regularizer == "regularizer" and not named):
         return cfg.agent.name
     other = "none" if regularizer == "regularizer" else regularizer
     return f"{cfg.agent.name}{'-' if named else '+'}{other}"

@@ -188,6 +188,15 @@ def test_another_checksum_is_told_and_the_file_kept(cache, content, published, c
     assert f"has SHA-256 {found} where our list has {'0' * 64}; taken all the same" in capsys.readouterr().err
 
 
+def test_an_address_that_does_not_answer_costs_nothing(cache, content, published):
+    with serve(Site(content)) as address:
+        leave_part(cache, content[:3000], address)
+        with pytest.raises(UserError, match="cannot download"):
+            download.find_dataset(NAME, mirror="http://127.0.0.1:9")
+        assert (cache / f"{FILE}.part").read_bytes() == content[:3000]
+        assert download.find_dataset(NAME, mirror=address).read_bytes() == content
+
+
 def test_no_such_page_no_such_host_no_address(cache, content, published):
     with serve(Site(content)) as address, pytest.raises(UserError, match=r"404|Not Found"):
         download.find_dataset(NAME, mirror=f"{address}/other.hdf5")

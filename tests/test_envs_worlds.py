@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 import envs.dmc
 import envs.gym
@@ -201,6 +206,33 @@ def test_diverged_physics_is_a_non_finite_error() -> None:
         NonFiniteError, match=r"simulation diverged .* at episode step 1 of cheetah-run \(seed 0,"
     ):
         env.step(torch.full((1, 1, env.action_dim), torch.nan))
+
+
+def test_a_worker_that_dies_in_a_step_is_an_error_and_closing_does_not_wait_for_it() -> None:
+    env = Worlds(partial(Countdown), "countdown", [3, 4], 1, workers=2)
+    env.reset()
+    processes = env._processes.processes
+    processes[1].kill()
+    processes[1].join()
+    with pytest.raises((EOFError, OSError)):
+        env.step(actions(env, 1)[0])
+    env.close()
+    assert not any(process.is_alive() for process in processes)
+
+
+@pytest.mark.parametrize("end", ["1 / 0", "env.close(); env.close()", "os.kill(os.getpid(), 9)"])
+def test_a_process_ends_with_its_workers(end: str) -> None:
+    """However it ends, although workers ignore SIGTERM; a process that waited for them would time out."""
+    source = (
+        "import os, envs.gym; env = envs.gym.make('Pendulum-v1', (0,), 2, workers=2); env.reset(); "
+        f"print([p.pid for p in env._processes.processes], flush=True); {end}"
+    )
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ("Worker" in done.stderr) == ("kill" in end), done.stderr
+    deadline = time.time() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in json.loads(done.stdout)):
+        assert time.time() < deadline
+        time.sleep(0.1)
 
 
 def test_every_world_has_its_own_stream() -> None:

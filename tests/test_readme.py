@@ -9,6 +9,8 @@ import torch
 from conftest import ROOT, TINY
 from test_runner import main
 
+from rlreg.config import check_optional
+
 README = (ROOT / "README.md").read_text()
 
 
@@ -28,6 +30,7 @@ def test_commands_are_found():
 def test_a_command_is_one_that_the_runner_takes(monkeypatch, capsys, given):
     # Of a sweep, its first run. Composing checks names and choices, not values.
     one = [re.sub(r"^(\w+)=([\w/]+),.*", r"\1=\2", a).replace("<hash>", "hash") for a in given if a != "--multirun"]
+    check_optional("protocol", one)
     assert main(monkeypatch, *one, "--cfg", "job") == 0
     printed = capsys.readouterr()
     assert not printed.err and "total_steps" in printed.out

@@ -79,16 +79,13 @@ def _download(url: str, target: Path, wanted: Info) -> None:
         with _alone(so_far) as part:
             if target.is_file():  # another process has just finished it
                 return
-            if not origin.is_file() or origin.read_text() != url:
-                part.truncate(0)
-                origin.write_text(url)
             try:
-                _fetch(url, part, wanted)
+                _fetch(url, part, origin, wanted)
                 _check(url, part, wanted)
                 os.replace(so_far, target)
             finally:
                 if not so_far.is_file() or so_far.stat().st_size == 0:
-                    origin.unlink()
+                    origin.unlink(missing_ok=True)
     except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address at all
         reason = getattr(error, "reason", None) or error
         raise DownloadError(
@@ -112,9 +109,12 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
                 path.unlink(missing_ok=True)
 
 
-def _fetch(url: str, part: BinaryIO, wanted: Info) -> None:
-    """Append what is missing of `url` to `part`. Raises `DownloadError` when the connection ends too early."""
-    have = part.seek(0, os.SEEK_END)
+def _fetch(url: str, part: BinaryIO, origin: Path, wanted: Info) -> None:
+    """Append what is missing of `url` to `part`, or begin anew where `origin` says that it came from elsewhere.
+
+    Raises `DownloadError` when the connection ends too early.
+    """
+    have = part.seek(0, os.SEEK_END) if origin.is_file() and origin.read_text() == url else 0
     if wanted.size is not None and have >= wanted.size:
         return  # all of it came last time; the check decides
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -122,7 +122,8 @@ def _fetch(url: str, part: BinaryIO, wanted: Info) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             if response.status != 206:  # the server sends the whole file, whatever we have
                 have = 0
-                part.truncate(0)
+                part.truncate(0)  # not before it answers: another address may still have the rest of what is here
+                origin.write_text(url)
             total = _total(response, have)
             bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=wanted.file_name, disable=None)
             with bar:  # only where there is a terminal

@@ -1,7 +1,7 @@
 """Every dataset of D4RL for Gym-MuJoCo, AntMaze, Maze2D, Adroit and Kitchen: address, sizes, reference scores.
 
 `datasets.tsv` holds a row a dataset. Addresses, episode lengths and reference returns are those that D4RL registers;
-file sizes and SHA-256 are those that TensorFlow Datasets publishes, empty where it has none.
+file sizes and SHA-256 are those that TensorFlow Datasets publishes, copied by hand, empty where it has none.
 """
 
 from __future__ import annotations

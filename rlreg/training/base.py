@@ -87,14 +87,14 @@ class Training(ABC):
             return self._results()
 
     def _train(self) -> None:
-        self.started = time.perf_counter()
         resumed = self.restore()
         if not resumed:
             self._begin()
         self.logger = Logger(self.folder.tensorboard, self.agent.seeds, self.step + 1 if resumed else 0)
         self.closing.callback(self.logger.close)
-        self.eval_table = EvalTable(self.folder.eval_csv, self.agent.seeds, self.step if resumed else None)
-        self.first_step = self.step
+        last_step = self.step if resumed else None
+        self.eval_table = EvalTable(self.folder.eval_csv, self.agent.seeds, self.eval_tags, last_step)
+        self.started, self.first_step = time.perf_counter(), self.step
         with interrupts() as interrupted, self._progress() as bar:
             if not resumed:
                 self._evaluate(bar)
@@ -224,7 +224,7 @@ class Training(ABC):
             return False
         self.step, tensors, info = found
         copy_into(self._tensors(), tensors, str(self.folder.checkpoints))
-        self.updates, self.seconds_before = info["updates"], info["seconds"]
+        self.updates, self.seconds_before = info["updates"], info.get("seconds", 0.0)
         self._restore_info(info)
         self.reported_dead = ~self.agent.alive.cpu()
         return True

@@ -79,5 +79,5 @@ def require_same_data(data: Frozen, checksum: int, folder: RunFolder) -> None:
     if data.checksum != checksum:
         raise UserError(
             f"dataset {data.source}: not the data that the run in {folder.path} began with; "
-            "bring those back, or delete that folder"
+            "bring those back, give another run_dir, or delete that folder"
         )
