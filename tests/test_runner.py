@@ -25,7 +25,8 @@ from agents.td3 import TD3, TD3Config
 from envs.worlds import Worlds
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints
-from rlreg.errors import NonFiniteError
+from rlreg.errors import NonFiniteError, UserError
+from rlreg.logger import EvalTable
 from rlreg.regularizers import BEER
 from rlreg.runs import RunFolder
 
@@ -187,6 +188,15 @@ def test_a_run_folder_names_the_regulariser_that_is_in_use(agent, regularizer, f
     settings = {"agent": {"name": agent}, "regularizer": {"_target_": f"rlreg.regularizers.{regularizer}"}}
     cfg = OmegaConf.create(settings | {"env": {"name": "e"}, "run_dir": None, "runs_root": "runs"})
     assert RunFolder.of(cfg).path.parts[:3] == ("runs", "e", folder)
+
+
+def test_an_eval_csv_with_other_columns_is_not_gone_on_with(tmp_path):
+    table = EvalTable(tmp_path / "eval.csv", [3], ["return"])
+    for step in (0, 10):
+        table.add(step, {"return": torch.tensor([1.5])})
+    assert EvalTable(table.path, [3], ["return"], last_step=5).rows == [{"step": "0", "seed": "3", "return": "1.5"}]
+    with pytest.raises(UserError, match=r"another version of rlreg \(columns that differ: rank\)"):
+        EvalTable(table.path, [3], ["return", "rank"], last_step=5)
 
 
 def test_workers_are_no_part_of_what_a_run_is():
