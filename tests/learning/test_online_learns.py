@@ -46,7 +46,7 @@ def test_beer_swings_up_the_pendulum(runner, tmp_path):
 def test_cartpole_balance(runner, tmp_path, settings):
     """A random policy gets about 350, the upper limit is 1000. In short runs of small networks returns go up and down.
 
-    Means of two seeds were: ddpg 957, td3 881, beer 743, beer_td3 797, dr3 906.
+    Means of two seeds were: ddpg 957, td3 881, beer 743, beer_td3 797, dr3 906, infer 915.
     """
     returns = final_returns(
         runner, tmp_path, *settings, "env=dmc/cartpole-balance", "seeds=2",
