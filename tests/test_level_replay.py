@@ -306,7 +306,7 @@ def test_a_killed_run_resumes_to_the_same_curve(monkeypatch, tmp_path, method):
         assert (tmp_path / f"killed/{name}").read_text() == (tmp_path / f"whole/{name}").read_text()
     _, expected, info = Checkpoints(tmp_path / "whole/checkpoints").load()
     _, tensors, again = killed.load()
-    assert info == again and tensors.keys() == expected.keys()
+    assert info | {"seconds": 0} == again | {"seconds": 0} and tensors.keys() == expected.keys()
     assert all(torch.equal(tensor.nan_to_num(), expected[name].nan_to_num()) for name, tensor in tensors.items())
 
 
