@@ -170,7 +170,7 @@ class IQL:
         f = self.critic_features(params, batch)
         with torch.no_grad():
             next_value = self.value(self.value_params, batch.next_obs)
-            target = td_target(self._scaled(batch.reward), batch.terminated, next_value, self.config.discount)
+            target = td_target(f.reward, f.terminated, next_value, f.discount)
         q = self.critic.value(params, f.feature)
         td_loss = ensemble_td_loss(q, target)
         penalty, metrics = self.regularizer.loss(f, self.constants)
@@ -189,7 +189,7 @@ class IQL:
             next_feature_online=lambda: self.critic.features(params, batch.next_obs, next_action),
             features_by=lambda other: self.critic.features(other, batch.obs, batch.action),
             head_weight=self.critic.head_weight(params),
-            reward=self._scaled(batch.reward),
+            reward=self.reward_scale[:, None] * batch.reward,
             terminated=batch.terminated,
             discount=self.config.discount,
         )
@@ -220,9 +220,6 @@ class IQL:
         )
         polyak_(self.critic_target, self.critic_params, self.config.tau)
         return metrics
-
-    def _scaled(self, reward: Tensor) -> Tensor:
-        return self.reward_scale[:, None] * reward
 
     def _target_q(self, obs: Tensor, action: Tensor) -> Tensor:
         return clipped_double_q(self.critic(self.critic_target, obs, action))
@@ -258,7 +255,7 @@ class IQL:
 
     def _unscaled(self, critic_params: Params) -> Params:
         """The critics' parameters with a last layer that gives Q in units of the data's own rewards."""
-        last = f"{len(self.config.hidden)}"
+        last = self.critic.mlp.depth - 1
         scale = self.reward_scale.view(-1, 1, 1, 1)
         return critic_params | {name: critic_params[name] / scale for name in (f"{last}.weight", f"{last}.bias")}
 

@@ -322,10 +322,10 @@ class VecWorlds(VecEnv):
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise NotImplementedError("the worlds have no attributes to set")
+        raise AttributeError(f"the worlds have no attribute '{attr_name}' to set")
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        raise NotImplementedError("the worlds have no methods of their own")
+        raise AttributeError(f"the worlds have no method '{method_name}'")
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:
         return [False for _ in self._get_indices(indices)]

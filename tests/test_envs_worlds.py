@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -212,10 +214,12 @@ def test_a_worker_that_dies_in_a_step_is_an_error_and_closing_does_not_wait_for_
     env = Worlds(partial(Countdown), "countdown", [3, 4], 1, workers=2)
     env.reset()
     processes = env._processes.processes
+    os.kill(processes[1].pid, signal.SIGSTOP)  # so that it is surely killed before it answers
+    env._processes.step_async(env._actions)
     processes[1].kill()
     processes[1].join()
     with pytest.raises((EOFError, OSError)):
-        env.step(actions(env, 1)[0])
+        env._processes.step_wait()  # has read the first worker's answer, which will not come again
     env.close()
     assert not any(process.is_alive() for process in processes)
 

@@ -57,7 +57,7 @@ def scorer(
 ) -> Callable | None:
     """What turns returns into normalised scores, `Info.score`.
 
-    None where D4RL has no references for `id`, and for Minari's data, which are others under the same names.
+    None where D4RL has no references for `id`, and for Minari's data, which differ from D4RL's.
     """
     wanted = info(id)
     minari = path is not None and path.startswith(MINARI)
