@@ -227,7 +227,7 @@ def test_bad_files_end_in_one_line(tmp_path):
         with pytest.raises(UserError, match=message) as error:
             load_dataset(NAME, path)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match=r"no such file; give one, or a folder that has \S+\.hdf5"):
         load_dataset(NAME, tmp_path / "nowhere.hdf5")
     with pytest.raises(UserError, match="name a D4RL dataset"):
         load_dataset()

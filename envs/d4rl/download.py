@@ -48,7 +48,7 @@ def find_dataset(name: str, path: str | Path | None = None, mirror: str | None =
         given = Path(path).expanduser()
         given = given / wanted.file_name if given.is_dir() else given
         if not given.is_file():
-            raise UserError(f"dataset {given}: no such file")
+            raise UserError(f"dataset {given}: no such file; give one, or a folder that has {wanted.file_name}")
         return given
     cached = cache_folder() / wanted.file_name
     if cached.is_file():
