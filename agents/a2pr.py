@@ -79,8 +79,8 @@ class A2PR(TD3BC):
         self.latent_dim = 2 * action_dim
         self.value = StateValue(obs_dim, config.critic_hidden, self.normalizer)
         self.vae = VAE(
-            encoder=MLP((obs_dim + action_dim, *config.vae_hidden, 2 * self.latent_dim)),
-            decoder=Actor(obs_dim + self.latent_dim, action_dim, config.vae_hidden),
+            encoder=MLP((obs_dim + action_dim, *config.vae_hidden, 2 * self.latent_dim), multiple_of=8),
+            decoder=Actor(obs_dim + self.latent_dim, action_dim, config.vae_hidden, multiple_of=8),
             log_std=LOG_STD,
         )
         self.value_params = self.value.init(self.rng)

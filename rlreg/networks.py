@@ -26,20 +26,32 @@ def unchanged(obs: Tensor) -> Tensor:
     return obs
 
 
+NARROW = 32
+"""A layer of no more outputs (but of more than one) is computed transposed on the CPU."""
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`x @ weight + bias` over any leading axes: (..., B, in), (..., in, out), (..., 1, out) -> (..., B, out)."""
     *lead, fan_in, fan_out = weight.shape
     stack = math.prod(lead)
     batch = x.shape[-2]
     if stack == 1:  # one plain product: a batched product over one matrix is many times slower on some CPUs
-        x, weight, bias = x.reshape(batch, fan_in), weight.reshape(fan_in, fan_out), bias.reshape(fan_out)
+        x, weight, bias = x.reshape(batch, fan_in), weight.reshape(fan_in, fan_out), bias.reshape(1, fan_out)
         with_bias = torch.addmm
     else:
         x = x.expand(*lead, batch, fan_in).reshape(stack, batch, fan_in)
         weight, bias = weight.reshape(stack, fan_in, fan_out), bias.reshape(stack, 1, fan_out)
         with_bias = torch.baddbmm
-    # Compiled, the sum becomes part of the ReLU after it; addmm would first copy the bias to every row.
-    out = x @ weight + bias if torch.compiler.is_compiling() else with_bias(bias, x, weight)
+
+    def affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        # Compiled, the sum becomes part of the ReLU after it; addmm would first copy the bias to every row.
+        return x @ weight + bias if torch.compiler.is_compiling() else with_bias(bias, x, weight)
+
+    if 1 < fan_out <= NARROW and x.device.type == "cpu":
+        # Long rows instead of many short ones: up to four times as fast, the weights' gradient too.
+        out = affine(bias.mT, weight.mT, x.mT).mT
+    else:
+        out = affine(bias, x, weight)
     return out.reshape(*lead, batch, fan_out)
 
 
@@ -52,19 +64,31 @@ class MLP:
     """Linear layers with ReLU between. `features` are the last hidden layer's, after its ReLU."""
 
     def __init__(
-        self, sizes: Sequence[int], lead: Sequence[int] = (), activation: Callable[[Tensor], Tensor] = F.relu
+        self,
+        sizes: Sequence[int],
+        lead: Sequence[int] = (),
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        multiple_of: int = 1,
     ) -> None:
-        """`sizes`: in, hidden..., out. `lead`: axes between the seeds and the matrices, such as (E,)."""
+        """`sizes`: in, hidden..., out. `lead`: axes between the seeds and the matrices, such as (E,).
+
+        `multiple_of`: hidden widths are rounded up to a multiple of it by units that are of no effect: all their
+        weights are zero and their gradients too, given an activation that keeps zero. What this is for: matrix
+        products whose rows begin at round addresses are faster (752 for 750 by up to a quarter, on one CPU).
+        """
         self.sizes, self.lead, self.activation = tuple(sizes), tuple(lead), activation
         self.depth = len(self.sizes) - 1
+        self.multiple_of = multiple_of
 
     def init(self, rng: Rng, name: str) -> Params:
         """PyTorch's default initialisation."""
         params = {}
         for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
-            for part, shape in (("weight", (fan_in, fan_out)), ("bias", (1, fan_out))):
-                stream = f"init/{name}/{layer}.{part}"
-                params[f"{layer}.{part}"] = uniform_init(rng, stream, fan_in, (*self.lead, *shape))
+            rows = -fan_in % self.multiple_of if layer > 0 else 0
+            columns = -fan_out % self.multiple_of if layer < self.depth - 1 else 0
+            for part, shape, extra in (("weight", (fan_in, fan_out), rows), ("bias", (1, fan_out), 0)):
+                drawn = uniform_init(rng, f"init/{name}/{layer}.{part}", fan_in, (*self.lead, *shape))
+                params[f"{layer}.{part}"] = F.pad(drawn, (0, columns, 0, extra))
         return params
 
     def features(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -86,9 +110,14 @@ class Actor:
     """Deterministic policy mu(s) = tanh(MLP(s)), in [-1, 1]."""
 
     def __init__(
-        self, obs_dim: int, action_dim: int, hidden: Sequence[int] = (256, 256), normalize: Normalize = unchanged
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int] = (256, 256),
+        normalize: Normalize = unchanged,
+        multiple_of: int = 1,
     ) -> None:
-        self.mlp, self.normalize = MLP((obs_dim, *hidden, action_dim)), normalize
+        self.mlp, self.normalize = MLP((obs_dim, *hidden, action_dim), multiple_of=multiple_of), normalize
 
     def init(self, rng: Rng, name: str = "actor") -> Params:
         return self.mlp.init(rng, name)

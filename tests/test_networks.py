@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from rlreg.networks import Actor, Critic, detached, first_critic, linear, polyak_
+from rlreg.networks import MLP, NARROW, Actor, Critic, Params, detached, first_critic, linear, polyak_
+from rlreg.optim import Adam, gradients
 from rlreg.rng import Rng
 
 OBS, ACT, BATCH = 5, 2, 7
 
 
+@pytest.mark.parametrize("fan_out", [1, 6, NARROW, NARROW + 1])
 @pytest.mark.parametrize("lead", [(1,), (3,), (1, 1), (1, 2), (3, 2)])
-def test_linear_equals_torchs(lead: tuple[int, ...]) -> None:
-    x, weight, bias = torch.randn(*lead, BATCH, 4), torch.randn(*lead, 4, 6), torch.randn(*lead, 1, 6)
+def test_linear_equals_torchs(lead: tuple[int, ...], fan_out: int) -> None:
+    x = torch.randn(*lead, BATCH, 4)
+    weight, bias = torch.randn(*lead, 4, fan_out), torch.randn(*lead, 1, fan_out)
     out = linear(x, weight, bias)
-    assert out.shape == (*lead, BATCH, 6)
+    assert out.shape == (*lead, BATCH, fan_out)
     for index in torch.cartesian_prod(*map(torch.arange, lead)).reshape(-1, len(lead)).tolist():
         i = tuple(index)
         torch.testing.assert_close(out[i], F.linear(x[i], weight[i].T, bias[i].squeeze(0)))
+
+
+def test_units_that_round_a_width_up_are_of_no_effect() -> None:
+    exact, rounded = MLP((OBS, 6, 11, ACT)), MLP((OBS, 6, 11, ACT), multiple_of=8)
+
+    def loss(net: MLP, params: Params, x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return torch.square(net(params, x) - target).mean(dim=(1, 2)), None
+
+    params, wider = exact.init(Rng([4, 9]), "net"), rounded.init(Rng([4, 9]), "net")
+    assert [tuple(wider[f"{k}.weight"].shape) for k in range(3)] == [(2, OBS, 8), (2, 8, 16), (2, 16, ACT)]
+    alive, optimizers = torch.ones(2, dtype=torch.bool), (Adam(params, 0.01), Adam(wider, 0.01))
+    for _ in range(3):
+        x, target = torch.randn(2, BATCH, OBS), torch.randn(2, BATCH, ACT)
+        torch.testing.assert_close(rounded(wider, x), exact(params, x))
+        for net, p, optimizer in zip((exact, rounded), (params, wider), optimizers, strict=True):
+            optimizer.step(p, gradients(partial(loss, net, x=x, target=target), p)[0], alive)
+    for name, value in params.items():
+        rows, columns = value.shape[-2:]
+        torch.testing.assert_close(wider[name][:, :rows, :columns], value)
+        assert not wider[name][:, rows:].any()
+        assert not wider[name][..., columns:].any()
 
 
 def test_linear_shares_one_input_among_critics() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from rlreg.optim import Adam, gradients
+from rlreg.optim import Adam, _debiasing, gradients
 
 SHAPES = {"weight": (3, 4, 5), "bias": (3, 1, 5)}  # three seeds
 
@@ -14,7 +15,10 @@ def params() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
 
 
-def test_adam_equals_torchs() -> None:
+@pytest.mark.parametrize("compiling", [False, True])
+def test_adam_equals_torchs(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compiling`: the program that torch.compile would see."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     ours, reference = params(), [p.requires_grad_() for p in params().values()]
     alive = torch.ones(3, dtype=torch.bool)
     adam = Adam(ours, 3e-4)
@@ -27,7 +31,26 @@ def test_adam_equals_torchs() -> None:
         torch_adam.step()
         adam.step(ours, grads, alive)
     for parameter, expected in zip(ours.values(), reference, strict=True):
-        torch.testing.assert_close(parameter, expected.detach(), rtol=0, atol=1e-7)
+        torch.testing.assert_close(parameter, expected.detach(), rtol=3e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.999])
+@pytest.mark.parametrize("step", [1, 2, 10, 1000, 1_000_000])
+def test_debiasing_is_exact_to_float32(beta: float, step: int) -> None:
+    expected = torch.tensor(1 / (1 - beta**step))
+    torch.testing.assert_close(_debiasing(beta, torch.tensor(float(step))), expected, rtol=5e-7, atol=0)
+
+
+def test_adam_takes_gradients_of_any_strides() -> None:
+    """A gradient may come transposed in memory, such as that of a product computed transposed."""
+    one, other = params(), params()
+    generator = torch.Generator().manual_seed(1)
+    grads = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    Adam(one, 0.1).step(one, grads, torch.ones(3, dtype=torch.bool))
+    transposed = {name: grad.mT.contiguous().mT for name, grad in grads.items()}
+    assert not transposed["weight"].is_contiguous()
+    Adam(other, 0.1).step(other, transposed, torch.ones(3, dtype=torch.bool))
+    assert torch.equal(one["weight"], other["weight"])
 
 
 def test_a_frozen_seed_gets_no_gradient() -> None:
