@@ -118,6 +118,12 @@ def check_data(cfg: DictConfig, folder: RunFolder) -> None:
     require_same_data(data, checksum, folder)
 
 
+def fetch_data(cfg: DictConfig) -> None:
+    """Have the file that a run will learn from here, where it learns from one. Raises `UserError`."""
+    if (fetch := _hook(cfg, "fetch")) is not None:
+        fetch(**_task(cfg))
+
+
 def _dataset(cfg: DictConfig, seeds: Sequence[int], device: torch.device | str) -> Frozen:
     found = _hook(cfg, "dataset")(**_task(cfg))
     return Frozen(seeds, Batch(*found.transitions), device, found.source, found.episodes.returns)

@@ -28,7 +28,7 @@ from rlreg.checkpoint import write_atomic
 from rlreg.config import Config, TableConfig, explain, seed_list
 from rlreg.errors import UserError
 from rlreg.launch import Run
-from rlreg.runner import check_data, locate
+from rlreg.runner import check_data, fetch_data, locate
 from rlreg.runs import RunFolder
 from rlreg.stats import Interval, iqm_interval, mean_interval, task_mean_interval
 
@@ -134,16 +134,19 @@ class Cell:
 def run_table(cfg: DictConfig) -> None:
     """Run the missing cells of `cfg.table`, then report. To be called in Hydra's job of `mode=table`.
 
-    Raises `UserError` before anything runs where a cell cannot be composed, and after the report where a run failed.
+    Raises `UserError` before anything runs where a cell cannot be composed or its data cannot be had, and after the
+    report where a run failed.
     """
     table: TableConfig = OmegaConf.to_object(cfg.table)
     cells = compose_cells(table, _users_overrides())
+    missing = [cell for cell in cells if not cell.complete]
+    if not table.only_report:
+        _fetch_data(table, missing)
     folder = Path(cfg.runs_root) / "tables" / table.name
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"runs_root={cfg.runs_root}: cannot be written ({error.strerror})") from None
-    missing = [cell for cell in cells if not cell.complete]
     print(f"table {table.name}: {len(cells)} runs, {len(cells) - len(missing)} complete", flush=True)
     if not table.only_report:
         for cell in cells:
@@ -156,6 +159,15 @@ def run_table(cfg: DictConfig) -> None:
     if failed:
         names = ", ".join(run.name for run in failed)
         raise UserError(f"{len(failed)} of {len(missing)} runs failed ({names}); their logs are in {folder / 'logs'}")
+
+
+def _fetch_data(table: TableConfig, cells: Sequence[Cell]) -> None:
+    """What the runs learn from, if from files, brought here once: each run by itself would get in the others' way."""
+    for cell in cells:
+        try:
+            fetch_data(cell.cfg)
+        except UserError as error:
+            raise UserError(f"table {table.name}, {cell.row} {cell.column}: {error}") from None
 
 
 # ------------------------------------------------------------------- cells

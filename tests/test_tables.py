@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 
 import agents
 import envs.registry
+from envs.d4rl.names import Info
 from rlreg import tables
 from rlreg.config import register_schemas
 from rlreg.errors import UserError
@@ -275,6 +276,33 @@ def test_runs_get_the_tables_overrides_then_the_users_and_a_share_of_the_cores(t
 )
 def test_a_cell_that_cannot_run_is_named_before_anything_runs(override, cell, message, tmp_path, monkeypatch) -> None:
     assert mistake(override, tmp_path, monkeypatch).startswith(f"table tiny, {cell}: {message}")
+
+
+def test_a_dataset_that_is_not_there_is_named_before_anything_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "none"))
+    hopper, cells = "d4rl/hopper-medium-v2", ["mode=table", "table=a2pr_collected", f"runs_root={tmp_path}/runs"]
+    monkeypatch.setattr("rlreg.launch.local", lambda runs, jobs: pytest.fail("a run was started"))
+    with pytest.raises(UserError, match=rf"table a2pr_collected, {hopper} bc: dataset .*: no such file") as error:
+        in_process(*cells)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    in_process(*cells, "table.only_report=true")  # which needs no data
+
+
+def test_what_a_tables_runs_learn_from_is_downloaded_once_before_they_start(tmp_path, monkeypatch) -> None:
+    cells = ["table.rows=[d4rl/hopper-medium-v2]", "table.columns=[bc,td3_bc]"]
+    asked = []
+
+    def download(url: str, target: Path, wanted: Info) -> None:
+        asked.append(url)
+        target.touch()
+        os.truncate(target, wanted.size)
+
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    monkeypatch.setattr("envs.d4rl.download._download", download)
+    monkeypatch.setattr("rlreg.launch.local", lambda runs, jobs: [] if asked else pytest.fail("no data yet"))
+    in_process(*TABLE, *cells, f"runs_root={tmp_path}/runs", 'table.overrides=["env.mirror=http://here"]')
+    assert asked == ["http://here/hopper_medium-v2.hdf5"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from envs.base import VectorEnv
     from envs.d4rl.load import OfflineDataset
 
-__all__ = ["dataset", "dataset_names", "info", "make", "make_single", "normalised_score", "scorer"]
+__all__ = ["dataset", "dataset_names", "fetch", "info", "make", "make_single", "normalised_score", "scorer"]
 
 
 def make(
@@ -50,6 +50,15 @@ def dataset(
     from envs.d4rl.load import load_dataset  # here, as neither a worker nor the runner's start needs h5py
 
     return load_dataset(id, path, mirror, stored_next_observations)
+
+
+def fetch(
+    id: str, path: str | None = None, mirror: str | None = None, stored_next_observations: bool = False
+) -> None:
+    """Have the file of `dataset` here, without reading it. Raises `UserError` where it cannot be had."""
+    from envs.d4rl.load import fetch_dataset
+
+    fetch_dataset(id, path, mirror)
 
 
 def scorer(

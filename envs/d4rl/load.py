@@ -65,19 +65,28 @@ def load_recording(
     return recording
 
 
+def fetch_dataset(name: str, path: str | Path | None = None, mirror: str | None = None) -> Path | None:
+    """The file that `load_dataset` would read, downloaded if need be; None where it would ask a package.
+
+    Raises `UserError` where there is neither.
+    """
+    if isinstance(path, str) and path.startswith((MINARI, D4RL)):
+        return None
+    try:
+        return find_dataset(name, path, mirror)
+    except DownloadError:
+        if find_spec("d4rl") is None:
+            raise
+        return None
+
+
 def _read(name: str | None, path: str | Path | None, mirror: str | None) -> Recording:
     if isinstance(path, str) and path.startswith(MINARI):
         return read_minari(path.removeprefix(MINARI))
     if isinstance(path, str) and path.startswith(D4RL):
         return read_d4rl_package(path.removeprefix(D4RL))
-    if name is None:
-        return read_hdf5(Path(path).expanduser())
-    try:
-        return read_hdf5(find_dataset(name, path, mirror))
-    except DownloadError:
-        if find_spec("d4rl") is None:
-            raise
-        return read_d4rl_package(name)
+    file = Path(path).expanduser() if name is None else fetch_dataset(name, path, mirror)
+    return read_d4rl_package(name) if file is None else read_hdf5(file)
 
 
 def _require_sizes(recording: Recording, wanted: Info) -> None:
