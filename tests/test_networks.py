@@ -23,6 +23,7 @@ def test_linear_equals_torchs(lead: tuple[int, ...], fan_out: int) -> None:
     weight, bias = torch.randn(*lead, 4, fan_out), torch.randn(*lead, 1, fan_out)
     out = linear(x, weight, bias)
     assert out.shape == (*lead, BATCH, fan_out)
+    assert out.is_contiguous()
     for index in torch.cartesian_prod(*map(torch.arange, lead)).reshape(-1, len(lead)).tolist():
         i = tuple(index)
         torch.testing.assert_close(out[i], F.linear(x[i], weight[i].T, bias[i].squeeze(0)))
