@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from rlreg.networks import Params
 from rlreg.optim import Adam, _debiasing, gradients
 
 SHAPES = {"weight": (3, 4, 5), "bias": (3, 1, 5)}  # three seeds
@@ -15,10 +18,13 @@ def params() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
 
 
-@pytest.mark.parametrize("compiling", [False, True])
-def test_adam_equals_torchs(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`compiling`: the program that torch.compile would see."""
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+def written_out(adam: Adam, params: Params, grads: Params, _: torch.Tensor) -> None:
+    """The step as torch.compile gets it."""
+    adam._descend(params, list(grads.values()))
+
+
+@pytest.mark.parametrize("step", [Adam.step, written_out])
+def test_adam_equals_torchs(step: Callable[..., None]) -> None:
     ours, reference = params(), [p.requires_grad_() for p in params().values()]
     alive = torch.ones(3, dtype=torch.bool)
     adam = Adam(ours, 3e-4)
@@ -29,9 +35,10 @@ def test_adam_equals_torchs(compiling: bool, monkeypatch: pytest.MonkeyPatch) ->
         for parameter, grad in zip(reference, grads.values(), strict=True):
             parameter.grad = grad.clone()
         torch_adam.step()
-        adam.step(ours, grads, alive)
+        step(adam, ours, grads, alive)
     for parameter, expected in zip(ours.values(), reference, strict=True):
-        torch.testing.assert_close(parameter, expected.detach(), rtol=3e-7, atol=1e-7)
+        # Written out it divides in another order, which may cost the last bits.
+        torch.testing.assert_close(parameter, expected.detach(), rtol=3e-7 if step is written_out else 0, atol=1e-7)
 
 
 @pytest.mark.parametrize("beta", [0.9, 0.999])

@@ -279,7 +279,7 @@ def test_a_cell_that_cannot_run_is_named_before_anything_runs(override, cell, me
 
 
 def test_a_dataset_that_is_not_there_is_named_before_anything_runs(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)  # the table's files are asked for in a folder of the working one
     hopper, cells = "d4rl/hopper-medium-v2", ["mode=table", "table=a2pr_collected", f"runs_root={tmp_path}/runs"]
     monkeypatch.setattr("rlreg.launch.local", lambda runs, jobs: pytest.fail("a run was started"))
     with pytest.raises(UserError, match=rf"table a2pr_collected, {hopper} bc: dataset .*: no such file") as error:
