@@ -15,6 +15,9 @@ SHIPPED = ROOT / "tests" / "data" / "hopper_medium_expert.hdf5"
 """A small dataset in D4RL's format, made by mode=collect as its attributes say."""
 SHIPPED_REPLAY = SHIPPED.with_name("halfcheetah_medium_replay.hdf5")
 """Another: 20 of the first 50 episodes of a TD3 run, bad ones and good ones."""
+SHIPPED_MEDIUM = SHIPPED.with_name("halfcheetah_medium.hdf5")
+"""Another: 20 episodes of that run's medium policy, with noise of 0.2 on its actions."""
+
 # A run of seconds: every part of a true one, at a tiny size.
 TINY = [
     "train.total_steps=400",

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import SHIPPED, SHIPPED_REPLAY, TINY
+from conftest import SHIPPED, SHIPPED_MEDIUM, SHIPPED_REPLAY, TINY
 from test_d4rl import NAME, rows, write
 from test_runner import main
 
@@ -183,15 +183,19 @@ def test_the_shipped_dataset_says_where_it_comes_from():
     assert about["untrained_return"] < about["evaluated_returns"][0] < about["evaluated_returns"][1]
 
 
-def test_the_shipped_part_of_a_replay_memory_says_where_it_comes_from():
-    assert SHIPPED_REPLAY.stat().st_size < 3e6
-    returns = load_dataset("halfcheetah-medium-replay-v2", SHIPPED_REPLAY).episodes.returns
-    with h5py.File(SHIPPED_REPLAY) as file:
+@pytest.mark.parametrize(
+    ("path", "kind", "rows", "mean"),
+    [(SHIPPED_REPLAY, "medium-replay", 50_000, 585), (SHIPPED_MEDIUM, "medium", 100_000, 2469)],
+)
+def test_the_shipped_parts_of_larger_sets_say_where_they_come_from(path, kind, rows, mean):
+    assert path.stat().st_size < 3e6
+    returns = load_dataset(f"halfcheetah-{kind}-v2", path).episodes.returns
+    with h5py.File(path) as file:
         about = dict(file.attrs)
     (source,) = json.loads(about["sources"])
-    assert about["kind"] == "mixture" and source["attributes"]["kind"] == "medium-replay"
-    assert about["rows"] == source["rows_taken"] == 20_000 and source["rows"] == 50_000
-    assert about["mean_return"] == pytest.approx(returns.mean()) == pytest.approx(585, abs=1)
+    assert about["kind"] == "mixture" and source["attributes"]["kind"] == kind
+    assert about["rows"] == source["rows_taken"] == 20_000 and source["rows"] == rows
+    assert about["mean_return"] == pytest.approx(returns.mean()) == pytest.approx(mean, abs=1)
 
 
 # ---------------------------------------------------------------- mixtures
