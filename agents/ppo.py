@@ -195,7 +195,7 @@ class PPO:
         return CriticFeatures(
             params=params,
             feature=out.feature,
-            next_feature_target=out.feature.detach().roll(-num_worlds, dims=2),
+            next_feature_target=lambda: out.feature.detach().roll(-num_worlds, dims=2),
             next_feature_online=lambda: out.feature.roll(-num_worlds, dims=2),
             features_by=lambda other: self.outputs({**params, **other}, rollout).feature,
             head_weight=self.network.value_weight(params),

@@ -164,7 +164,7 @@ class TD3:
         return CriticFeatures(
             params=params,
             feature=self.critic.features(params, batch.obs, batch.action).float(),
-            next_feature_target=successor.feature.float(),
+            next_feature_target=lambda: successor.feature.float(),
             next_feature_online=lambda: self.critic.features(
                 params, batch.next_obs, self.actor(detached(self.actor_params), batch.next_obs)
             ).float(),

@@ -82,9 +82,10 @@ class TD3BC(TD3):
 
     def to_sb3(self, i: int, env: Any, train: TrainConfig) -> Any:
         """Seed number i as a Stable-Baselines3 TD3 on raw observations; see `with_networks`."""
-        from rlreg.sb3 import NETWORKS, with_networks
+        from rlreg.sb3 import NETWORKS, warn_of_one_learning_rate, with_networks
 
         c = self.config
+        warn_of_one_learning_rate(c)
         return with_networks(
             {name: self.normalizer.fold(self.state()[name]) for name in NETWORKS},
             i,

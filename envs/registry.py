@@ -66,7 +66,7 @@ class D4RLConfig:
     """An address to download from instead of D4RL's: a folder with files of the same names, or the file itself."""
     stored_next_observations: bool = False
     """Train on the file's own `next_observations`, time-outs included; by default on the next row, as D4RL does."""
-    workers: Any = 0
+    workers: Any = "auto"
     """Processes for the evaluation worlds: 0 steps them in this one, 'auto' decides."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -292,6 +292,11 @@ def explain(error: BaseException) -> str | None:
             there = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
             return f"no published setting of {agent} for env={env} (there are: {', '.join(there)}); give agent={agent}"
         return str(unknown(kind, name, [o for o in error.options or () if not o.endswith(_HIDDEN)] + _families(kind)))
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as key=value; where the value has blanks, commas, '=', '~' or brackets, "
+            """quote it twice, as in "env.path='~/my data.hdf5'\""""
+        )
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         return _explain_key(error, cause) or str(error).strip().splitlines()[0]

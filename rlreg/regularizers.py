@@ -29,8 +29,8 @@ class CriticFeatures:
     """The critic's parameters, with a regulariser's own among them; gradients flow to these."""
     feature: Tensor
     """phi_theta(s, a), (S, E, B, H), with gradient."""
-    next_feature_target: Tensor
-    """phi_theta-(s', a'), (S, E, B, H): the target network's, as in the TD target. No gradient."""
+    next_feature_target: Callable[[], Tensor]
+    """phi_theta-(s', a'), (S, E, B, H): the target network's, as in the TD's; computed when called, no gradient."""
     next_feature_online: Callable[[], Tensor]
     """phi_theta(s', mu(s')), (S, E, B, H), by online critic and actor; computed when called."""
     features_by: Callable[[Mapping[str, Tensor]], Tensor]
@@ -80,7 +80,7 @@ class BEER(Regularizer):
 
     def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
         with torch.no_grad():
-            feature, target = f.feature.detach(), f.next_feature_target
+            feature, target = f.feature.detach(), f.next_feature_target()
             numerator_next = target if self.next_feature == "target" else f.next_feature_online()
             norms = feature.norm(dim=-1) * target.norm(dim=-1)
             reward_term = torch.square(f.reward).unsqueeze(1) / _squared_norm(f.head_weight).unsqueeze(-1)
@@ -90,7 +90,7 @@ class BEER(Regularizer):
             # A dead feature has no direction, and a terminal transition no phi': neither is constrained.
             constrained = (norms > 1e-12) & (f.terminated == 0).unsqueeze(1)
             bound = numerator / (2 * f.discount * norms.clamp_min(1e-12))
-        cosine = F.cosine_similarity(f.feature, f.next_feature_target, dim=-1, eps=1e-6)
+        cosine = F.cosine_similarity(f.feature, target, dim=-1, eps=1e-6)
         excess = torch.where(constrained, F.relu(cosine - bound), 0.0)
         loss = self.beta * excess.mean(dim=-1).sum(dim=-1)
         count = constrained.sum(dim=(1, 2))  # means over what is constrained; NaN where nothing is
@@ -114,7 +114,7 @@ class DR3(Regularizer):
     def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
         inner = (f.feature * f.next_feature_online()).sum(dim=-1)  # (S, E, B)
         inner = inner * (1.0 - f.terminated).unsqueeze(1)
-        cosine = F.cosine_similarity(f.feature.detach(), f.next_feature_target, dim=-1, eps=1e-6)
+        cosine = F.cosine_similarity(f.feature.detach(), f.next_feature_target(), dim=-1, eps=1e-6)
         return self.coefficient * inner.mean(dim=-1).sum(dim=-1), {
             "regularizer/inner_product": inner.mean(dim=(1, 2)),
             "regularizer/cosine": cosine.mean(dim=(1, 2)),

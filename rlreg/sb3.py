@@ -41,9 +41,9 @@ def load(
 ) -> BaseAlgorithm:
     """One seed of a run as a Stable-Baselines3 model, attached to a fresh environment of the run's task.
 
-    The model holds the seed's networks, targets, Adam moments and update count, from the newest checkpoint or
-    from that of step `checkpoint`, and the run's hyperparameters. `render_mode='rgb_array'` is what
-    `VecVideoRecorder(model.get_env(), ...)` wants.
+    The model holds the seed's networks and targets from the newest checkpoint, or from that of step `checkpoint`,
+    and the run's hyperparameters; that of an online agent its Adam moments and update count too, where an offline
+    agent's Adam begins afresh. `render_mode='rgb_array'` is what `VecVideoRecorder(model.get_env(), ...)` wants.
 
     `model.learn` goes on training, as SB3 does: plain TD3 or DDPG in float32, without the run's regulariser.
     The replay memory stays behind. `learn(n)` therefore begins with `model.learning_starts` random steps
@@ -120,12 +120,7 @@ def td3_model(
         "target_policy_noise": config.target_noise,
         "target_noise_clip": config.target_noise_clip,
     }
-    if config.actor_learning_rate != config.critic_learning_rate:
-        warnings.warn(
-            "Stable-Baselines3 has one learning rate for actor and critic: going on training uses the critic's "
-            f"{config.critic_learning_rate} for the actor, not {config.actor_learning_rate}",
-            stacklevel=3,
-        )
+    warn_of_one_learning_rate(config)
     model = with_networks(
         {name: state[name] for name in NETWORKS},
         i,
@@ -150,6 +145,16 @@ def td3_model(
                 adam_part(network, "step")(parameter).copy_(steps)
     model._n_updates = int(steps)
     return model
+
+
+def warn_of_one_learning_rate(config: Any) -> None:
+    """Warn where actor and critic learn at different rates, which SB3 cannot."""
+    if config.actor_learning_rate != config.critic_learning_rate:
+        warnings.warn(
+            "Stable-Baselines3 has one learning rate for actor and critic: going on training uses the critic's "
+            f"{config.critic_learning_rate} for the actor, not {config.actor_learning_rate}",
+            stacklevel=4,
+        )
 
 
 def with_networks(

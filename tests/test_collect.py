@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHIPPED, SHIPPED_MEDIUM, SHIPPED_REPLAY, TINY
+from omegaconf import OmegaConf
 from test_d4rl import NAME, rows, write
 from test_runner import main
 
 import envs.d4rl.writing
-from envs.d4rl.builder import roll_out
+from envs.d4rl.builder import _about, roll_out
 from envs.d4rl.load import load_dataset, load_recording
 from envs.d4rl.mixture import draw
 from envs.d4rl.transitions import Episodes, episodes, qlearning_transitions
 from envs.gym import make_single
 from rlreg.checkpoint import Checkpoints
+from rlreg.config import CollectConfig
 from rlreg.runner import load_agent
 from rlreg.runs import RunFolder
 
@@ -219,6 +221,8 @@ def mixture(monkeypatch, tmp_path, *sources, seed=0):
 def test_a_mixtures_transitions_are_those_of_the_episodes_drawn(monkeypatch, tmp_path):
     first = write(tmp_path / "first.hdf5", rows(n=300, seed=1))
     second = write(tmp_path / "second.hdf5", rows(n=200, seed=2))
+    with h5py.File(first, "a") as file:
+        file.attrs["algorithm"], file.attrs["authors"] = np.bytes_("SAC"), np.array([b"A", b"B"])
     sources = f"dataset:{NAME},path:{first},fraction:0.4", f"dataset:{NAME},path:{second},count:50"
     status, out = mixture(monkeypatch, tmp_path, *sources)
     assert status == 0
@@ -248,6 +252,7 @@ def test_a_mixtures_transitions_are_those_of_the_episodes_drawn(monkeypatch, tmp
     with h5py.File(out) as file:
         about = json.loads(file.attrs["sources"])
     assert [source["rows_taken"] for source in about] == [120, 50] and about[0]["source"] == "first.hdf5"
+    assert about[0]["attributes"] == {"algorithm": "SAC", "authors": ["A", "B"]}
     assert mixture(monkeypatch, tmp_path, *sources, seed=1)[0] == 0
     other = load_recording(NAME, tmp_path / "mixture-1.hdf5")
     assert not np.array_equal(other.rewards, mixed.rewards)
@@ -311,6 +316,34 @@ def test_a_mistake_is_one_line_and_writes_nothing(monkeypatch, capsys, finished,
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and MISTAKES[overrides] in lines[0], lines
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_has_learnt_nothing_has_no_medium_policy(monkeypatch, capsys, run):
+    table = list(csv.DictReader((run / "eval.csv").read_text().splitlines()))
+    for row in table:
+        row["return"] = str(10.0 - int(row["step"]))
+    with (run / "eval.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+    assert main(monkeypatch, "mode=collect", f"run_dir={run}", "collect.seed=7", f"out={run.parent}/set.hdf5") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "no evaluation was above the untrained policy's 10.0, so there is no medium policy" in line
+    assert not (run.parent / "set.hdf5").exists()
+
+
+def test_a_files_attributes_do_not_say_where_the_runs_data_lay():
+    env = {"name": f"d4rl/{NAME}", "path": "/home/someone/hopper.hdf5", "mirror": "http://someone's/"}
+    parts = {"agent": {"name": "bc"}, "regularizer": {}, "train": {}, "eval": {}, "seeds": 1}
+    cfg = OmegaConf.create({"env": env} | parts)
+    assert "someone" not in str(_about(cfg, CollectConfig(), 0)) and cfg.env.path == env["path"]
+
+
+@pytest.mark.parametrize("mistake", [("collect.seed=5",), ("collect.kind=medium-expert", "checkpoint=100")])
+def test_a_mistake_is_told_before_a_run_is_trained_for_it(monkeypatch, tmp_path, mistake):
+    given = [*RUN, "mode=collect", f"runs_root={tmp_path}/runs", f"out={tmp_path}/set.hdf5"]
+    assert main(monkeypatch, *given, *mistake) == 2
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_was_not_kept_is_named(monkeypatch, capsys, run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -204,6 +205,21 @@ BAD = {
 }
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_one_line(tmp_path):
+    (tmp_path / "closed").mkdir()
+    path = write(tmp_path / "closed/mine.hdf5", rows())
+    path.chmod(0)
+    with pytest.raises(UserError, match=r"mine.hdf5: cannot be read \(Permission denied\)"):
+        load_dataset(NAME, path)
+    path.parent.chmod(0)
+    try:
+        with pytest.raises(UserError, match=r"mine.hdf5: cannot be read \(Permission denied\)"):
+            load_dataset(NAME, path)
+    finally:
+        path.parent.chmod(0o700)
+
+
 @pytest.mark.parametrize("fault", BAD)
 def test_bad_data_end_in_one_line(tmp_path, fault):
     data = rows()
@@ -229,6 +245,13 @@ def test_bad_files_end_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"no such file; give one, or a folder that has \S+\.hdf5"):
         load_dataset(NAME, tmp_path / "nowhere.hdf5")
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
+        load_dataset(NAME, tmp_path / ("a" * 300))
+    with h5py.File(write(tmp_path / "null.hdf5", rows()), "a") as file:
+        del file["rewards"]
+        file["rewards"] = h5py.Empty("f")
+    with pytest.raises(UserError, match="key 'rewards' holds nothing"):
+        load_dataset(NAME, tmp_path / "null.hdf5")
     with pytest.raises(UserError, match="name a D4RL dataset"):
         load_dataset()
     with pytest.raises(UserError, match="'timeouts' is missing"):
@@ -343,6 +366,52 @@ def test_adroit(task):
     assert env.max_episode_steps == names.info(f"{task}-human-v1").max_episode_steps
     env.reset()
     env.step(torch.zeros(1, 1, env.action_dim))
+
+
+ADROIT_REACH = {"door": ("S_grasp", "S_handle"), "hammer": ("S_grasp", "Object"), "relocate": ("S_grasp", "Object")}
+
+
+@pytest.mark.parametrize("task", ["pen", *ADROIT_REACH])
+def test_adroits_rewards_and_ends_are_d4rls(task):
+    """By the formulas of D4RL's sources (its hand_manipulation_suite), from MuJoCo's own positions."""
+    pytest.importorskip("gymnasium_robotics")
+    env = envs.d4rl.make_single(f"{task}-human-v1", seed=0)
+    env.reset(seed=0)
+    data, norm, dropped = env.unwrapped.data, np.linalg.norm, False
+
+    def at(name):
+        return (data.body(name) if name == "Object" else data.site(name)).xpos.copy()
+
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        _, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, env.action_space.shape))
+        if task == "pen":
+            pen, goal = ((at(f"{name}_top") - at(f"{name}_bottom")) for name in ("object", "target"))
+            far, like = norm(at("Object") - at("eps_ball")), pen @ goal / norm(pen) / norm(goal)
+            near = far < 0.075
+            dropped = at("Object")[2] < 0.075
+            expected = like - far + 10 * (near and like > 0.9) + 50 * (near and like > 0.95) - 5 * dropped
+        else:
+            expected = -0.1 * norm(at(ADROIT_REACH[task][0]) - at(ADROIT_REACH[task][1]))
+        if task == "door":
+            angle = data.joint("door_hinge").qpos[0]
+            expected += -0.1 * (angle - 1.57) ** 2 - 1e-5 * np.sum(data.qvel**2)
+            expected += 2 * (angle > 0.2) + 8 * (angle > 1.0) + 10 * (angle > 1.35)
+        elif task == "hammer":
+            hammer, head, nail, goal = at("Object"), at("tool"), at("S_target"), at("nail_goal")
+            expected -= norm(head - nail) + 10 * norm(nail - goal) + 1e-2 * norm(data.qvel)
+            expected += 2 * (hammer[2] > 0.04 and head[2] > 0.04)
+            expected += 25 * (norm(nail - goal) < 0.02) + 75 * (norm(nail - goal) < 0.01)
+        elif task == "relocate":
+            palm, ball, goal = at("S_grasp"), at("Object"), at("target")
+            if ball[2] > 0.04:
+                expected += 1 - 0.5 * norm(palm - goal) - 0.5 * norm(ball - goal)
+            expected += 10 * (norm(ball - goal) < 0.1) + 20 * (norm(ball - goal) < 0.05)
+        assert reward == pytest.approx(expected, abs=1e-6)
+        assert terminated == dropped
+        if terminated or truncated:
+            break
+    assert dropped == (task == "pen")
 
 
 def test_adroit_without_its_package(monkeypatch):

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from agents.a2pr import A2PR, A2PRConfig
+from agents.iql import IQL, IQLConfig
 from agents.td3 import TD3, TD3Config
-from rlreg.buffers import Replay
+from rlreg.buffers import Batch, Frozen, Replay
 from rlreg.checkpoint import flatten
-from rlreg.graphs import CudaGraph, prepare
+from rlreg.graphs import CudaGraph, _several, prepare
 from rlreg.regularizers import BEER
 from rlreg.rng import Rng
 
@@ -17,8 +19,25 @@ pytestmark = [
 SEEDS, OBS, ACT = (0, 4, 7), 6, 2
 
 
-def learner(device):
-    """TD3 with BEER, a filled ring, and its update by number."""
+def offline(kind, device):
+    """A2PR or IQL, a dataset, and its update by number."""
+    agent_class, config = {"a2pr": (A2PR, A2PRConfig), "iql": (IQL, IQLConfig)}[kind]
+    small = {"critic_hidden": [32, 32], "vae_hidden": [32]} if kind == "a2pr" else {}
+    agent = agent_class(config(hidden=[32, 32], batch_size=64, **small), BEER(beta=1.0), OBS, ACT, SEEDS, device)
+    rng = Rng((0,))
+    obs, next_obs = (rng.normal(name, 0, (500, OBS))[0] for name in ("obs", "next"))
+    action, reward = torch.tanh(rng.normal("action", 0, (500, ACT))[0]), rng.normal("reward", 0, (500,))[0]
+    terminated = (rng.uniform("end", 0, (500,))[0] < 0.1).float()
+    data = Frozen(SEEDS, Batch(*(x.numpy() for x in (obs, action, reward, next_obs, terminated))), device)
+    if config().normalize_obs:
+        agent.normalizer.fit(data.obs)
+    return agent, lambda number, flag: agent.update(data.sample("replay", number, 64), number, flag)
+
+
+def learner(device, kind="beer"):
+    """An agent and its update by number: TD3 with BEER on a filled ring, or what `offline` makes."""
+    if kind != "beer":
+        return offline(kind, device)
     agent = TD3(TD3Config(hidden=[32, 32], batch_size=64), BEER(beta=1.0), OBS, ACT, SEEDS, device)
     replay = Replay(SEEDS, 500, OBS, ACT, device)
     rows = Rng(SEEDS).normal("rows", 0, (500, replay.rows.shape[-1]))
@@ -35,11 +54,33 @@ def run(agent, update, updates=12):
     return {k: v.cpu().clone() for k, v in flatten(agent.state()).items()}
 
 
-def test_a_captured_update_equals_the_eager_one_to_the_bit():
-    agent, update = learner("cuda")
+def run_together(agent, updates, calls):
+    """`calls` calls of four updates each, those of even number with the actor's."""
+    number = torch.zeros((), dtype=torch.int64, device=agent.device)
+    for i in range(calls):
+        number.fill_(4 * i + 1)
+        updates(number, (False, True, False, True))
+    return {k: v.cpu().clone() for k, v in flatten(agent.state()).items()}
+
+
+KINDS = pytest.mark.parametrize("kind", ["beer", "a2pr", "iql"])
+
+
+@KINDS
+def test_a_captured_update_equals_the_eager_one_to_the_bit(kind):
+    agent, update = learner("cuda", kind)
     eager = run(agent, update)
-    agent, update = learner("cuda")
+    agent, update = learner("cuda", kind)
     captured = run(agent, CudaGraph(update))
+    assert all(torch.equal(eager[k], captured[k]) for k in eager)
+
+
+@KINDS
+def test_several_updates_in_one_graph_equal_as_many_calls(kind):
+    agent, update = learner("cuda", kind)
+    eager = run(agent, update, updates=40)
+    agent, update = learner("cuda", kind)
+    captured = run_together(agent, CudaGraph(_several(update, 4)), calls=10)
     assert all(torch.equal(eager[k], captured[k]) for k in eager)
 
 
@@ -58,8 +99,9 @@ def test_gpu_and_cpu_learn_the_same():
         torch.testing.assert_close(gpu[k], cpu[k], rtol=1e-3, atol=1e-4)
 
 
-def test_an_update_never_waits_for_the_host():
-    _, update = learner("cuda")
+@KINDS
+def test_an_update_never_waits_for_the_host(kind):
+    _, update = learner("cuda", kind)
     number = torch.ones((), dtype=torch.int64, device="cuda")
     update(number, True)
     torch.cuda.set_sync_debug_mode("error")

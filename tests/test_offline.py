@@ -8,6 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import stable_baselines3
 import torch
 import yaml
 from conftest import ROOT
@@ -19,6 +20,8 @@ import envs.d4rl
 from envs.d4rl.load import load_dataset
 from rlreg.buffers import Batch, Frozen
 from rlreg.checkpoint import Checkpoints
+from rlreg.runner import load_agent
+from rlreg.runs import RunFolder
 
 TINY = [
     f"env=d4rl/{NAME}",
@@ -131,6 +134,23 @@ def test_a_killed_run_resumes_to_the_bit(runner, monkeypatch, tmp_path, file):
         torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=0, equal_nan=True)
     events = EventAccumulator(str(tmp_path / "whole/tensorboard/seed-0")).Reload()
     assert events.Tags()["histograms"] == ["behaviour/advantage_histogram"]
+    shown = {"behaviour/vae_loss", "behaviour/share_of_vae_actions", "train/q", "train/value", "train/lambda"}
+    assert shown <= set(events.Tags()["scalars"])
+
+
+def test_an_exported_run_opens_as_a_plain_td3(monkeypatch, tmp_path, file):
+    """On raw observations it does what the run's agent does, which normalises them."""
+    run = tmp_path / "run"
+    train(monkeypatch, run, file, *A2PR, "seeds=[3,7]", "agent.actor_learning_rate=1e-3")
+    with pytest.warns(UserWarning, match="one learning rate for actor and critic"):
+        assert main(monkeypatch, "mode=export", f"run_dir={run}") == 0
+    agent, _ = load_agent(RunFolder(run), "cpu", None)
+    obs = torch.from_numpy(load_dataset(NAME, file).transitions.obs[:50])
+    ours = agent.act(obs.expand(2, -1, -1))
+    for i, seed in enumerate((3, 7)):
+        model = stable_baselines3.TD3.load(run / f"sb3/seed-{seed}.zip")
+        theirs, _ = model.predict(obs.numpy(), deterministic=True)
+        np.testing.assert_allclose(theirs, ours[i].numpy(), rtol=0, atol=1e-6)
 
 
 def test_a_run_does_not_go_on_with_other_data(monkeypatch, capsys, tmp_path, file):

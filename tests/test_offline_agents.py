@@ -216,7 +216,7 @@ def test_a2pr_gate_and_first_q_look_at_the_first_critic_only():
 def test_a2pr_gradient_reaches_the_actor_through_the_vae():
     """Where the VAE's action is chosen, its derivative by the actor's output is not nought."""
     agent, batch = make("a2pr"), batch_of()
-    noise = torch.randn(2, BATCH, agent.latent_dim)
+    noise = Rng(agent.seeds).normal("noise", 0, (BATCH, agent.latent_dim))
     action = batch.action.clone().requires_grad_()
     proposed, _ = agent.reconstruct(agent.vae_params, batch.obs, action, noise)
     (grad,) = torch.autograd.grad(proposed.sum(), action)
@@ -452,6 +452,57 @@ def test_iql_scales_rewards_by_the_datas_returns_and_gives_values_in_their_own_u
     assert raw.reward_scale.tolist() == [1.0, 1.0]
     with pytest.raises(UserError, match=r"normalize_rewards=true is not valid; give false: .* all return 7, which"):
         agent.fit_rewards(np.array([7.0, 7.0]))
+
+
+def test_iql_updates_equal_plain_pytorch():
+    """With a log std under its bound, weights over theirs, and a reward scale for each seed."""
+    agent = make("iql", schedule_steps=10, temperature=30.0, normalize_obs=True)
+    agent.reward_scale.copy_(torch.tensor([5.0, 3.0]))
+    agent.actor_params["log_std"][..., 0] = -6.0
+    mlp, clipped = Plain.mlp, 0
+    names = ("actor", "critic", "value", "critic_target")
+    before = {name: {k: p.clone() for k, p in agent.state()[name].items()} for name in names}
+    train(agent, 8)
+    for i in range(2):
+        pi, q, v = ({k: p[i].clone().requires_grad_() for k, p in before[name].items()} for name in names[:3])
+        q_target = {k: p[i].clone() for k, p in before["critic_target"].items()}
+        pi_adam, q_adam, v_adam = (torch.optim.Adam(params.values(), lr=3e-4) for params in (pi, q, v))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(pi_adam, 10)
+        mean, scale = agent.normalizer.mean[i], agent.normalizer.scale[i]
+
+        def step(loss, adam):
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+
+        for number in range(1, 9):
+            batch = Batch(*(part[i] for part in batch_of(number=number)))
+            s, s2, a = (batch.obs - mean) / scale, (batch.next_obs - mean) / scale, batch.action
+            sa = torch.cat([s, a], -1)
+
+            least = mlp(q_target, sa).squeeze(-1).min(0).values
+            u = least - mlp(v, s).squeeze(-1)
+            step((torch.where(u > 0, 0.7, 0.3) * u**2).mean(), v_adam)
+
+            weight = torch.exp(30.0 * (least - mlp(v, s).squeeze(-1).detach())).clamp(max=100.0)
+            clipped += (weight == 100.0).sum().item()
+            network = {k: p for k, p in pi.items() if k != "log_std"}
+            policy = torch.distributions.Normal(torch.tanh(mlp(network, s)), pi["log_std"].clamp(-5, 2).exp())
+            step(-(weight * policy.log_prob(a).sum(-1)).mean(), pi_adam)
+            schedule.step()
+
+            reward = agent.reward_scale[i] * batch.reward
+            y = reward + 0.99 * (1 - batch.terminated) * mlp(v, s2).squeeze(-1).detach()
+            first, second = mlp(q, sa).squeeze(-1)
+            step(F.mse_loss(first, y) + F.mse_loss(second, y), q_adam)
+            for k, p in q_target.items():
+                p.lerp_(q[k].detach(), 0.005)
+
+        for name, expected in zip(names, (pi, q, v, q_target), strict=True):
+            ours = agent.state()[name]
+            for k, p in expected.items():
+                torch.testing.assert_close(ours[k][i], p.detach(), rtol=1e-4, atol=2e-6, msg=f"{name} {k}")
+    assert clipped > 0
 
 
 def test_iql_step_size_of_the_policy_falls_to_nought():

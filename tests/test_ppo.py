@@ -193,7 +193,7 @@ def test_critic_regularisers_take_the_value_head(regularizer):
     f = agent.critic_features(agent.params, rollout, out)
     # phi' is the feature one step later in the same world, but where there is none
     feature = out.feature.view(2, 1, 40, 6, -1)
-    following = f.next_feature_target.view(2, 1, 40, 6, -1)
+    following = f.next_feature_target().view(2, 1, 40, 6, -1)
     torch.testing.assert_close(following[:, :, :-1], feature[:, :, 1:])
     assert f.terminated.view(2, 40, 6)[:, -1].all()
     # V = phi^T w + b

@@ -19,11 +19,11 @@ def features(f, target, online=None, reward=4.0, terminated=0.0, weight=(1.0, 1.
         return torch.tensor(values, dtype=torch.float64).view(*shape).requires_grad_()
 
     online = leaf(target if online is None else online, 1, 1, 1, 2)
-    f = leaf(f, 1, 1, 1, 2)
+    f, target = leaf(f, 1, 1, 1, 2), leaf(target, 1, 1, 1, 2)
     return CriticFeatures(
         params={},
         feature=f,
-        next_feature_target=leaf(target, 1, 1, 1, 2),
+        next_feature_target=lambda: target,
         next_feature_online=lambda: online,
         features_by=lambda other: other["phi0"],
         head_weight=leaf(weight, 1, 1, 2),
@@ -76,7 +76,7 @@ def random_features(generator, count=4096, reward=None):
     reward = torch.randn(2, count, generator=generator).double() if reward is None else reward
     zeros = torch.zeros_like(reward)
     return CriticFeatures(
-        {}, phi, target, lambda: target, lambda other: other["phi0"], weight, reward, zeros, GAMMA
+        {}, phi, lambda: target, lambda: target, lambda other: other["phi0"], weight, reward, zeros, GAMMA
     )
 
 
@@ -84,7 +84,7 @@ def test_the_papers_identity_and_r_zero():
     """cos - bound = (r^2/|w|^2 - |phi - gamma phi'|^2) / (2 gamma |phi| |phi'|); bound >= 1 at r = 0."""
     f = random_features(torch.Generator().manual_seed(0))
     loss, _ = BEER(beta=1.0, next_feature="target").loss(f, {})
-    phi, nxt = f.feature, f.next_feature_target
+    phi, nxt = f.feature, f.next_feature_target()
     gap = f.reward[:, None] ** 2 / (f.head_weight**2).sum(-1)[..., None] - ((phi - GAMMA * nxt) ** 2).sum(-1)
     alive = (phi.norm(dim=-1) > 0) & (nxt.norm(dim=-1) > 0)
     right = torch.where(alive, gap / (2 * GAMMA * phi.norm(dim=-1) * nxt.norm(dim=-1)), 0.0).relu()
@@ -98,7 +98,7 @@ def test_the_papers_identity_and_r_zero():
 
 def test_the_released_reading_can_fire_at_r_zero():
     f = random_features(torch.Generator().manual_seed(2), reward=torch.zeros(2, 4096).double())
-    f.next_feature_online = lambda: 0.5 * f.next_feature_target
+    f.next_feature_online = lambda: 0.5 * f.next_feature_target()
     loss, _ = BEER(beta=1.0).loss(f, {})
     assert (loss > 0).all()
 
@@ -124,10 +124,10 @@ def test_beer_sums_over_critics_and_averages_over_the_batch():
     whole, _ = BEER(beta=1.0).loss(f, {})
     parts = torch.zeros(2).double()
     for e in range(3):
+        following = f.next_feature_target()[:, e : e + 1]
         one = CriticFeatures(
-            {}, f.feature[:, e : e + 1], f.next_feature_target[:, e : e + 1],
-            lambda e=e: f.next_feature_target[:, e : e + 1], f.features_by, f.head_weight[:, e : e + 1],
-            f.reward, f.terminated, GAMMA,
+            {}, f.feature[:, e : e + 1], lambda x=following: x, lambda x=following: x, f.features_by,
+            f.head_weight[:, e : e + 1], f.reward, f.terminated, GAMMA,
         )  # fmt: skip
         parts += BEER(beta=1.0).loss(one, {})[0]
     assert torch.allclose(whole, parts)

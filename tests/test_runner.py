@@ -154,6 +154,7 @@ MISTAKES = {
     "train.total_steps=0": "train.total_steps=0 is not valid; give a whole number >= 1",
     "mode=evaluate": "mode=evaluate needs run_dir=",
     "mode=table": "mode=table needs a table",
+    "env.path=~/mine.hdf5": "env.path=~/mine.hdf5: cannot be read as key=value; where the value has blanks, commas",
     "env=gym/Hopper-v4 env.max_episode_steps=0": "env.max_episode_steps=0 is not valid; give a whole number >= 1",
 }
 

@@ -105,6 +105,11 @@ def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, A
         seed = _seed(wanted, run_cfg)
         return _random(run_cfg, seed, wanted), _about(run_cfg, wanted, seed) | {"agent": "random"}
 
+    policies = [kind for kind in ("medium", "expert") if kind in wanted.kind.split("-")]
+    if cfg.checkpoint is not None and len(policies) > 1:
+        raise UserError(f"checkpoint={cfg.checkpoint}: collect.kind={wanted.kind} takes two; leave it out")
+    if not cfg.run_dir:
+        _seed(wanted, cfg)  # before a run of hours
     folder = _run(cfg)
     run_cfg = folder.load_config()
     seed = _seed(wanted, run_cfg)
@@ -116,10 +121,9 @@ def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, A
         return _replay(folder, run_cfg, seed, step[0]), about | {"steps": step}
 
     course = Course(folder, seed)
-    policies = [kind for kind in ("medium", "expert") if kind in wanted.kind.split("-")]
-    if cfg.checkpoint is not None and len(policies) > 1:
-        raise UserError(f"checkpoint={cfg.checkpoint}: collect.kind={wanted.kind} takes two; leave it out")
-    steps = {kind: cfg.checkpoint or course.step(kind, wanted.fraction) for kind in policies}
+    steps = {
+        kind: course.step(kind, wanted.fraction) if cfg.checkpoint is None else cfg.checkpoint for kind in policies
+    }
     about |= {
         "steps": list(steps.values()),
         "evaluated_returns": [course.returns.get(step, math.nan) for step in steps.values()],
@@ -155,6 +159,8 @@ def _seed(wanted: CollectConfig, run_cfg: DictConfig) -> int:
 def _about(run_cfg: DictConfig, wanted: CollectConfig, seed: int) -> dict[str, Any]:
     """What the file says of a run: all its settings, without the places that they name."""
     settings = OmegaConf.masked_copy(run_cfg, ["agent", "regularizer", "env", "train", "eval", "seeds"])
+    for key in {"path", "mirror"} & settings.env.keys():
+        settings.env[key] = None
     return {
         "kind": wanted.kind,
         "env": run_cfg.env.name,
@@ -198,7 +204,12 @@ class Course:
         """The checkpoint of the expert, or of the medium policy: a `fraction` of the way there. Raises `UserError`."""
         step = self.best
         if kind == "medium":
-            enough = self.untrained + fraction * (self.returns[self.best] - self.untrained)
+            if self.returns[step] < self.untrained:
+                raise UserError(
+                    f"run_dir={self.folder.path}: no evaluation was above the untrained policy's "
+                    f"{self.untrained:.1f}, so there is no medium policy; train longer, or name a step by checkpoint="
+                )
+            enough = self.untrained + fraction * (self.returns[step] - self.untrained)
             step = next(step for step in sorted(self.returns) if self.returns[step] >= enough)
         if step not in self.kept:
             raise UserError(

@@ -18,6 +18,7 @@ import h5py
 from tqdm import tqdm
 
 from envs.d4rl.names import Info, info
+from envs.d4rl.recording import readable
 from rlreg.errors import UserError
 
 TIMEOUT = 30
@@ -46,9 +47,10 @@ def find_dataset(name: str, path: str | Path | None = None, mirror: str | None =
     wanted = info(name)
     if path is not None:
         given = Path(path).expanduser()
-        given = given / wanted.file_name if given.is_dir() else given
-        if not given.is_file():
-            raise UserError(f"dataset {given}: no such file; give one, or a folder that has {wanted.file_name}")
+        with readable(given):
+            given = given / wanted.file_name if given.is_dir() else given
+            if not given.is_file():
+                raise UserError(f"dataset {given}: no such file; give one, or a folder that has {wanted.file_name}")
         return given
     cached = cache_folder() / wanted.file_name
     if cached.is_file():

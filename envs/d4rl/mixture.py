@@ -43,8 +43,8 @@ def mix(mixture: MixtureConfig) -> tuple[Rows, dict[str, Any]]:
         rows = draw(found, count, Rng([mixture.seed]).uniform(f"mixture/{place}", 0, (len(found.start),))[0].numpy())
         parts.append(_taken(recording, found, rows))
         about.append(_about(source, recording, found, len(rows)))
-    attributes = {"kind": "mixture", "mixture": mixture.name, "seed": mixture.seed, "sources": json.dumps(about)}
-    return joined(parts), attributes
+    attributes = {"kind": "mixture", "mixture": mixture.name, "seed": mixture.seed}
+    return joined(parts), attributes | {"sources": json.dumps(about, default=_text)}
 
 
 def draw(found: Episodes, count: int, order: NDArray) -> NDArray[np.int64]:
@@ -102,6 +102,11 @@ def _about(source: SourceConfig, recording: Recording, found: Episodes, taken: i
         with h5py.File(recording.source, "r") as file:
             about["attributes"] = {key: np.asarray(value).tolist() for key, value in file.attrs.items()}
     return about
+
+
+def _text(value: Any) -> str:
+    """An attribute that JSON has no word for: HDF5's byte strings above all."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _sizes(recording: Recording) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,18 +40,32 @@ KEYS = ("observations", "actions", "rewards", "terminals")
 OPTIONAL_KEYS = ("timeouts", "next_observations")
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What the system holds against reading `path` is a user's mistake: `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"dataset {path}: cannot be read ({error.strerror})") from None
+
+
 def read_hdf5(path: Path) -> Recording:
     """Read D4RL's keys of an HDF5 file; others (`infos/...`, `metadata/...`) stay unread.
 
     Raises `UserError`, naming the file: not there, empty, not HDF5, cut off, a missing key, or as `checked`.
     """
-    if not path.is_file():
-        raise UserError(f"dataset {path}: no such file")
-    if path.stat().st_size == 0:
-        raise UserError(f"dataset {path}: an empty file")
+    with readable(path):
+        if not path.is_file():
+            raise UserError(f"dataset {path}: no such file")
+        if path.stat().st_size == 0:
+            raise UserError(f"dataset {path}: an empty file")
+        path.open("rb").close()
     try:
         with h5py.File(path, "r") as file:
             found = {key: file[key] for key in (*KEYS, *OPTIONAL_KEYS) if isinstance(file.get(key), h5py.Dataset)}
+            nothing = [key for key, dataset in found.items() if dataset.shape is None]
+            if nothing:
+                raise UserError(f"dataset {path}: key '{nothing[0]}' holds nothing")
             # float32 as it is read: the replay sets are float64, and twice as large.
             arrays = {key: dataset.astype(np.float32)[()] for key, dataset in found.items()}
     except OSError as error:

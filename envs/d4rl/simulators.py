@@ -18,6 +18,14 @@ ADROIT = {
     "hammer": "AdroitHandHammer-v1",
     "relocate": "AdroitHandRelocate-v1",
 }
+ADROIT_REACH = {
+    "door": lambda obs: obs[35:38],  # palm - handle
+    "hammer": lambda obs: obs[33:36] - obs[36:39],  # palm - hammer
+    "relocate": lambda obs: obs[30:33],  # palm - ball
+}
+"""The way from the palm to what it has to take, in observations."""
+PEN_HEIGHT, PEN_DROPPED = 26, 0.075
+"""Where in pen's observation its height is, and below what, in metres, it has dropped."""
 NOT_THE_SAME = {
     "antmaze": "gymnasium-robotics' AntMaze has its origin, goals and resets elsewhere",
     "maze2d": "gymnasium-robotics' PointMaze has its origin, goals and rewards elsewhere",
@@ -42,6 +50,27 @@ class _NoContactForces(gymnasium.ObservationWrapper, gymnasium.utils.RecordConst
         return np.pad(observation, (0, 84))
 
 
+class _AdroitAsInD4RL(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
+    """Adroit's dense rewards and ends as D4RL has them, from what gymnasium-robotics' v1 gives and observes.
+
+    There the distance of the hand to what it has to take adds a tenth to the reward since version 1.2.1, where D4RL
+    subtracts it; and an episode of pen goes on after the pen has dropped, where D4RL ends it.
+    """
+
+    def __init__(self, env: gymnasium.Env, task: str) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self, task=task)
+        gymnasium.Wrapper.__init__(self, env)
+        self._task = task
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if self._task == "pen":
+            terminated = terminated or bool(obs[PEN_HEIGHT] < PEN_DROPPED)
+        else:
+            reward -= 0.2 * float(np.linalg.norm(ADROIT_REACH[self._task](obs)))
+        return obs, reward, terminated, truncated, info
+
+
 def make_single(
     id: str,
     seed: int | None = None,
@@ -56,8 +85,8 @@ def make_single(
     rewards and terminations, but v2 ran mujoco-py on MuJoCo 1.50 to 2.1, v4 the current MuJoCo, whose contacts and
     solver have changed: a policy's returns differ a little. v5 changed rewards and observations and is not used.
 
-    Adroit: gymnasium-robotics, an extra package, whose dense rewards have changed with version 1.2.1. AntMaze, Maze2D
-    and Kitchen have no simulator today with D4RL's observations and goals.
+    Adroit: gymnasium-robotics (extra `adroit`), with D4RL's rewards and ends put back. AntMaze, Maze2D and Kitchen have
+    no simulator today with D4RL's observations and goals.
 
     Raises `UserError` for an unknown name, and for a task that cannot be simulated, saying what is missing.
     """
@@ -78,4 +107,5 @@ def _adroit(wanted: Info, seed: int | None, render_mode: str | None) -> gymnasiu
     import gymnasium_robotics
 
     gymnasium.register_envs(gymnasium_robotics)
-    return gym.make_single(ADROIT[wanted.task], seed, render_mode, max_episode_steps=wanted.max_episode_steps)
+    env = gym.make_single(ADROIT[wanted.task], seed, render_mode, max_episode_steps=wanted.max_episode_steps)
+    return _AdroitAsInD4RL(env, wanted.task)
