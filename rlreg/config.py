@@ -104,7 +104,8 @@ class TableConfig:
     row_overrides: dict[str, list[str]] = field(default_factory=dict)
     """Further overrides of single rows, such as [env.path=my.hdf5]. With one for `env=`, the row's name is free."""
     column_overrides: dict[str, list[str]] = field(default_factory=dict)
-    """The same of single columns. With one for `agent=`, the column's name is free."""
+    """The same of single columns. With one for `agent=`, the column's name is free. The name of another column stands
+    for what that one has, its agent included: [a2pr, agent.tau=0.05]."""
     measures: list[str] = field(default_factory=lambda: ["return", "return_last_ten", "rank", "q_error"])
     """What is reported: keys of `rlreg.tables.MEASURES`, or of a run's final figures."""
     published: dict[str, Any] = field(default_factory=dict)

@@ -186,15 +186,27 @@ def _users_overrides() -> list[str]:
     return kept
 
 
+def _of_column(table: TableConfig, column: str, within: tuple[str, ...] = ()) -> list[str]:
+    """The column's overrides, its agent among them; the name of another column stands for that one's."""
+    if column in within:
+        raise UserError(f"table.column_overrides: {' -> '.join((*within, column))} never ends")
+    overrides: list[str] = []
+    for override in table.column_overrides.get(column, []):
+        is_name = "=" not in override and not override.startswith("~")
+        overrides += _of_column(table, override, (*within, column)) if is_name else [override]
+    return overrides if any(o.startswith("agent=") for o in overrides) else [f"agent={column}", *overrides]
+
+
 def compose_cells(table: TableConfig, users: Sequence[str]) -> list[Cell]:
     """Every cell, row by row, its whole configuration checked. Raises `UserError`."""
     cells = []
     for row in table.rows:
         for column in table.columns:
-            of_row, of_column = table.row_overrides.get(row, []), table.column_overrides.get(column, [])
+            of_row, of_column = table.row_overrides.get(row, []), _of_column(table, column)
             env = [] if any(override.startswith("env=") for override in of_row) else [f"env={row}"]
-            agent = [] if any(override.startswith("agent=") for override in of_column) else [f"agent={column}"]
-            overrides = [*env, *agent, *table.overrides, *of_row, *of_column, *users]
+            agent = [override for override in of_column if override.startswith("agent=")]
+            rest = [override for override in of_column if not override.startswith("agent=")]
+            overrides = [*env, *agent[-1:], *table.overrides, *of_row, *rest, *users]
             try:
                 cfg = hydra.compose(HydraConfig.get().job.config_name, overrides)
                 settings: Config = OmegaConf.to_object(cfg)
