@@ -1,0 +1,171 @@
+"""`BatchedEnv`: a task and a physics engine as S x N worlds that are stepped together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.base import Step, VectorEnv
+from envs.physics.base import Physics
+from envs.physics.task import Task
+from envs.streams import EpisodeStreams
+from rlreg.errors import UserError
+
+
+class BatchedEnv(VectorEnv):
+    """S seeds times N worlds of `task`, bound to `physics`, whose W = S * N worlds are in that order, seed by seed.
+
+    World n of seed k begins its i-th episode by draws keyed by (k, n, i): it does not depend on the other worlds.
+    A world whose simulation diverged is cut: truncated, its reward zero, its final observation the last good one;
+    `bad_states` counts them.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        physics: Physics,
+        seeds: Sequence[int],
+        num_envs: int,
+        purpose: int = 0,
+        action_repeat: int = 1,
+        spread: bool = False,
+    ) -> None:
+        """`purpose`: training and evaluation worlds of a seed draw from different streams.
+
+        `spread` cuts the first episodes of a seed's worlds at equally spaced times, so that later ones do not all end
+        at the same step. Raises `UserError` for no seeds, no worlds or an impossible repeat.
+        """
+        if not seeds or num_envs < 1:
+            raise UserError(f"at least one seed and one world, not {len(seeds)} seeds of {num_envs} worlds")
+        if not 1 <= action_repeat <= task.max_episode_steps:
+            raise UserError(f"action_repeat={action_repeat}: give 1 (none) to {task.max_episode_steps}")
+        self.seeds, self.num_envs, self.device = tuple(seeds), num_envs, physics.device
+        self.task, self.physics, self.action_repeat = task, physics, action_repeat
+        self.max_episode_steps = -(-task.max_episode_steps // action_repeat)
+        task.bind(physics)
+        low, high = task.action_bounds
+        self.action_dim = len(low)
+        # Not low and range: so the mapping is the identity, to the bit, where the bounds are -1 and 1.
+        self._centre, self._half_range = task.tensor((high + low) / 2), task.tensor((high - low) / 2)
+        self._identity = bool((low == -1).all() and (high == 1).all())
+
+        worlds = len(self.seeds) * num_envs
+        self.random = EpisodeStreams(self.seeds, num_envs, purpose, self.device, physics.dtype)
+        self._all = torch.ones(worlds, dtype=torch.bool, device=self.device)
+        self._clock = torch.zeros(worlds, dtype=torch.int64, device=self.device)
+        first = torch.arange(num_envs, device=self.device) * task.max_episode_steps // num_envs
+        self._head_start = first.repeat(len(self.seeds)) if spread else torch.zeros_like(self._clock)
+        self._bad = torch.zeros(worlds, dtype=torch.int64, device=self.device)
+        self._waits = self.device.type == "cpu"  # whether looking at a value costs nothing
+        self._begin(self._all)
+        self._obs = self._observe()  # (W, O): what the worlds are acted on next
+        self.obs_dim = self._obs.shape[1]
+        self.random.episode.fill_(-1)
+        self._program = physics.prepare(self._step)
+
+    @property
+    def bad_states(self) -> Tensor:
+        """(S,) int64: episodes cut so far because their simulation diverged."""
+        return self._bad.view(len(self.seeds), -1).sum(dim=1)
+
+    # ------------------------------------------------------------- episodes
+
+    def reset(self) -> Tensor:
+        first = self.random.episode == -1
+        self._begin(self._all)
+        self._clock.copy_(torch.where(first, self._head_start, self._clock))
+        self._obs.copy_(self._observe())
+        return self._shaped(self._obs.clone())
+
+    def _begin(self, mask: Tensor) -> None:
+        self.random.episode.add_(mask)
+        self._clock.mul_(~mask)
+        self.task.begin_episode(mask, self.random.of(mask))
+
+    # ------------------------------------------------------------- stepping
+
+    def step(self, action: Tensor) -> Step:
+        return Step(*map(self._shaped, self._program(action.reshape(-1, self.action_dim))))
+
+    def _step(self, action: Tensor) -> tuple[Tensor, ...]:
+        """`step` without the axis of seeds: actions (W, A) to the five tensors of a `Step`, all fresh."""
+        task, physics = self.task, self.physics
+        action = action if self._identity else self._centre + self._half_range * action
+        task.before_step(action)
+        physics.control_step()
+        self._clock += 1
+        reward, terminated = task.get_reward(), task.get_termination()
+        truncated = self._clock >= task.max_episode_steps
+        obs = self._observe()
+        for _ in range(self.action_repeat - 1):
+            # Worlds whose episode has ended step on, unseen: they begin anew below.
+            running = ~truncated if terminated is None else ~(truncated | terminated)
+            task.before_step(action)
+            physics.control_step()
+            self._clock += running
+            reward = reward + torch.where(running, task.get_reward(), 0.0)
+            obs = torch.where(running[:, None], self._observe(), obs)
+            truncated = self._clock >= task.max_episode_steps
+            if terminated is not None:
+                terminated = terminated | (running & task.get_termination())
+
+        reward = reward.float()
+        bad = physics.bad() | ~torch.isfinite(obs.sum(dim=1) + reward)
+        if not self._waits or bad.any():
+            self._bad += bad
+            obs = torch.where(bad[:, None], self._obs, obs)
+            reward = torch.where(bad, 0.0, reward)
+            truncated = truncated | bad
+            terminated = None if terminated is None else terminated & ~bad
+        if terminated is None:
+            terminated, done = torch.zeros_like(truncated), truncated
+        else:
+            done = terminated | truncated
+            truncated = truncated & ~terminated
+        final_obs = obs
+        if not self._waits or done.any():
+            self._begin(done)
+            obs = torch.where(done[:, None], self._observe(), obs)
+        self._obs.copy_(obs)
+        return obs, reward, terminated, truncated, final_obs
+
+    def _observe(self) -> Tensor:
+        """(W, O) float32, fresh: computed in the physics' precision and rounded once."""
+        parts = [part if part.dim() == 2 else part[:, None] for part in self.task.get_observation().values()]
+        return torch.cat(parts, dim=1).float()
+
+    def _shaped(self, rows: Tensor) -> Tensor:
+        return rows.view(len(self.seeds), self.num_envs, *rows.shape[1:])
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Arrays, (W, ...) each: nothing is replayed, so that continuing takes no longer the later it is."""
+        own = {"clock": self._clock, "episode": self.random.episode, "obs": self._obs, "bad": self._bad}
+        return {
+            "seeds": list(self.seeds),
+            "num_envs": self.num_envs,
+            "worlds": {name: values.numpy(force=True).copy() for name, values in own.items()},
+            "task": {name: values.numpy(force=True).copy() for name, values in self.task.state().items()},
+            "physics": self.physics.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        if tuple(state["seeds"]) != self.seeds or state.get("num_envs") != self.num_envs:
+            raise UserError(
+                f"environment state of seeds {list(state['seeds'])} with {state.get('num_envs')} worlds each does not "
+                f"fit seeds {list(self.seeds)} with {self.num_envs} worlds each"
+            )
+        self.physics.load_state_dict(state["physics"])
+        own = {"clock": self._clock, "episode": self.random.episode, "obs": self._obs, "bad": self._bad}
+        for live, saved in ((own, state["worlds"]), (self.task.state(), state["task"])):
+            for name, values in live.items():
+                values.copy_(torch.from_numpy(np.asarray(saved[name])))
+        return self._shaped(self._obs.clone())
+
+    def close(self) -> None:
+        self.physics.close()
