@@ -6,7 +6,7 @@ from agents.a2pr import A2PRConfig
 from agents.bc import BCConfig
 from agents.iql import IQLConfig
 from agents.level_replay import ACCELConfig, CurriculumConfig, EditReplayConfig, RobustPLRConfig
-from agents.sb3 import SB3Config
+from agents.sb3_baselines import SB3Config
 from agents.td3 import TD3Config
 from agents.td3_bc import TD3BCConfig
 from agents.vae_dred import VAEDREDConfig

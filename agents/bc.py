@@ -80,7 +80,7 @@ class BC:
         self.actor_params = self.actor.init(Rng(seeds, device))
         self.actor_optimizer = Adam(self.actor_params, config.learning_rate)
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
-        """(S,) seeds that still learn; one whose loss turns non-finite is frozen from then on."""
+        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
 
     def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """pi(s), which explores nothing whatever the noise: (S, N, O) -> (S, N, A)."""

@@ -127,7 +127,7 @@ class IQL:
         self.reward_scale = torch.ones(len(seeds), device=device)
         """(S,) what rewards are multiplied by."""
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
-        """(S,) seeds that still learn; one whose loss turns non-finite is frozen from then on."""
+        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
 
     def fit_rewards(self, returns: NDArray) -> None:
         """Scale rewards by the data's returns (E,), if configured. Raises `UserError` where these are all equal."""

@@ -1,8 +1,8 @@
 """Curricula of levels: uniform, PLR, domain randomisation, robust PLR, ACCEL, ACCEL-D and EL-DRED.
 
-One student (`agents.ppo`), one buffer of scored levels (`rlreg.levels`), one way to play (`rlreg.rollouts`). A method
-is what it does in a cycle: which levels it plays, whether the student learns from that, and which levels are new.
-VAE-DRED is in `agents.vae_dred`. After Garcin et al. (ICML 2024); PLR: Jiang et al. 2021a, robust PLR: Jiang et al.
+One student (`agents.ppo`), one buffer of scored levels (`rlreg.level_buffer`), one way to play (`rlreg.rollouts`). A
+method is what it does in a cycle: which levels it plays, whether the student learns from that, and which levels are
+new. VAE-DRED is in `agents.vae_dred`. After Garcin et al. (ICML 2024); PLR: Jiang et al. 2021a, robust PLR: Jiang et al.
 2021b, ACCEL: Parker-Holder et al. 2022.
 Shapes: S seeds, T steps of a rollout, N worlds a seed, K slots of the buffer, G a level's side.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agents.ppo import PPO, PPOConfig
 from rlreg.errors import require
-from rlreg.levels import LevelsConfig, ScoredLevels, Scores, draw, episode_scores
+from rlreg.level_buffer import LevelsConfig, ScoredLevels, Scores, draw, episode_scores
 from rlreg.regularizers import Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.rollouts import Rollout, play
@@ -33,13 +33,13 @@ class InformationConfig:
     every: int = 10
     """Updates between two measurements, each of which trains the classifier a little further; 0 for none. The authors
     measure at every update, which takes longer than all the rest."""
-    num_worlds: int = 8
+    num_envs: int = 8
     length: int = 2048
     """Steps of each world in a measurement."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "agent.information.every", self.every, "a whole number >= 0")
-        for name in ("num_worlds", "length"):
+        for name in ("num_envs", "length"):
             require(getattr(self, name) >= 1, f"agent.information.{name}", getattr(self, name), "a whole number >= 1")
 
 
@@ -81,11 +81,11 @@ class Curriculum(ABC):
         self.seeds, self.device, self.alive = self.student.seeds, self.student.device, self.student.alive
         self.rng = Rng(seeds, device)
 
-    def attach(self, space: LevelSpace, num_updates: int) -> None:
+    def setup(self, space: LevelSpace, num_updates: int) -> None:
         """Take up the levels of `space`, for a run of `num_updates` updates of the student."""
         self.space = space
-        self.num_worlds, self.length = self.config.student.num_worlds, self.config.student.rollout_length
-        self.worlds = space.worlds(self.seeds, self.num_worlds)
+        self.num_envs, self.length = self.config.student.num_envs, self.config.student.rollout_length
+        self.worlds = space.worlds(self.seeds, self.num_envs)
         self.size = space.size
         limit = self.worlds.max_episode_steps
         valid = f"at least the {limit} steps of an episode: one that is longer than a rollout never ends in it"
@@ -97,7 +97,7 @@ class Curriculum(ABC):
         require(not self.grows or capacity > number, "agent.levels.capacity", capacity, valid)
         levels = replace(self.config.levels, capacity=capacity, dataset_levels=number)
         self.buffer = ScoredLevels(levels, len(self.seeds), self.size**2, dataset, self.device)
-        self.warm_up = self.buffer.warm_up_cycles(self.num_worlds) if self.uses_dataset else 0
+        self.warm_up = self.buffer.warm_up_cycles(self.num_envs) if self.uses_dataset else 0
         self.num_cycles = self.warm_up + num_updates
         self.cycles = 0
         """Cycles so far, and the number of the one that runs: each plays at least one rollout."""
@@ -105,7 +105,7 @@ class Curriculum(ABC):
         """Environment steps so far, a seed."""
         self.last: Metrics = {}
         """What the last cycles have to report of new levels, (S,) each."""
-        self.fresh: Tensor | None = None
+        self.new_levels: Tensor | None = None
         """The newest levels that are no dataset's, (S, n, G, G), to look at."""
 
     def begin(self, report: Callable[[str], None]) -> None:  # noqa: B027 (optional)
@@ -113,12 +113,12 @@ class Curriculum(ABC):
 
     def cycle(self) -> Metrics | None:
         """One cycle; the student's metrics (S,), or None if it made no gradient step."""
-        metrics = self.see_the_dataset() if self.cycles < self.warm_up else self.method()
+        metrics = self.score_dataset() if self.cycles < self.warm_up else self.cycle_after_warm_up()
         self.cycles += 1
         return metrics
 
     @abstractmethod
-    def method(self) -> Metrics | None:
+    def cycle_after_warm_up(self) -> Metrics | None:
         """A cycle after the warm-up."""
 
     # ------------------------------------------------------- the common pieces
@@ -131,13 +131,13 @@ class Curriculum(ABC):
         maps = levels.view(len(self.seeds), -1, self.size, self.size)
         if repeat := schedule.dim() == 2:
             schedule = schedule.unsqueeze(1).expand(-1, self.length, -1)
-        self.env_steps += self.length * self.num_worlds
+        self.env_steps += self.length * self.num_envs
         return play(self.student, self.worlds, maps, schedule, self.rng, stream, self.cycles, repeat)
 
     def play_each(self, levels: Tensor, stream: str) -> Rollout:
         """A rollout in new levels (S, N, G, G), one a world."""
-        self.fresh = levels
-        index = torch.arange(self.num_worlds, device=self.device).expand(len(self.seeds), -1)
+        self.new_levels = levels
+        index = torch.arange(self.num_envs, device=self.device).expand(len(self.seeds), -1)
         return self.play(levels.flatten(2), index, stream)
 
     def learn(self, rollout: Rollout) -> Metrics:
@@ -153,22 +153,22 @@ class Curriculum(ABC):
         """Of every episode that finished, at its last step, (S, T, N)."""
         return episode_scores(self.student.advantage(rollout), rollout.reward, rollout.done)
 
-    def see_the_dataset(self) -> None:
+    def score_dataset(self) -> None:
         """A cycle of the warm-up: play levels that have not been seen yet, to score them."""
         uniform = self.rng.uniform("levels/unseen", self.cycles, (self.buffer.config.dataset_levels,))
-        rollout = self.play(self.buffer.levels, self.buffer.draw_unseen(uniform, self.num_worlds), "warm_up")
+        rollout = self.play(self.buffer.levels, self.buffer.draw_unseen(uniform, self.num_envs), "warm_up")
         self.buffer.update(rollout.level, self.scores(rollout))
 
     def replay(self) -> Rollout:
         """Play levels drawn from P, a new one for each episode, and score them."""
-        uniform = self.rng.uniform("levels/draw", self.cycles, (self.length, self.num_worlds))
+        uniform = self.rng.uniform("levels/draw", self.cycles, (self.length, self.num_envs))
         schedule = draw(self.buffer.distribution(self.eta), uniform)
         rollout = self.play(self.buffer.levels, schedule, "replay")
         self.buffer.record_draws(rollout.level, rollout.start)
         self.buffer.update(rollout.level, self.scores(rollout))
         return rollout
 
-    def audition(self, levels: Tensor) -> None:
+    def evaluate_candidates(self, levels: Tensor) -> None:
         """Play new levels (S, N, G, G), one a world, without learning, and offer them to the buffer."""
         rollout = self.play_each(levels, "audition")
         inserted = self.buffer.insert(levels.flatten(2), self.scores(rollout).of_worlds(), self.eta)
@@ -205,7 +205,7 @@ class LevelReplay(Curriculum):
 
     grows = False
 
-    def method(self) -> Metrics | None:
+    def cycle_after_warm_up(self) -> Metrics | None:
         return self.learn(self.replay())
 
 
@@ -214,8 +214,8 @@ class DomainRandomization(Curriculum):
 
     uses_dataset = grows = False
 
-    def method(self) -> Metrics | None:
-        levels = self.space.random_levels(self.rng, "levels/random", self.cycles, self.num_worlds)
+    def cycle_after_warm_up(self) -> Metrics | None:
+        levels = self.space.random_levels(self.rng, "levels/random", self.cycles, self.num_envs)
         return self.learn(self.play_each(levels, "random"))
 
     def distribution(self) -> None:
@@ -250,15 +250,15 @@ class RobustPLR(Curriculum):
     Config = RobustPLRConfig
     uses_dataset = False
 
-    def attach(self, space: LevelSpace, num_updates: int) -> None:
-        super().attach(space, num_updates)
+    def setup(self, space: LevelSpace, num_updates: int) -> None:
+        super().setup(space, num_updates)
         self.proposed = torch.zeros((), dtype=torch.int64)
         """Levels offered to the buffer so far, a seed."""
         self.coin = Rng([0])
 
-    def method(self) -> Metrics | None:
+    def cycle_after_warm_up(self) -> Metrics | None:
         if not self.replays():
-            self.propose(self.new_levels())
+            self.propose(self.candidates())
             return None
         return self.learn(self.replay())
 
@@ -268,12 +268,12 @@ class RobustPLR(Curriculum):
         toss = self.coin.uniform("levels/replay", self.cycles, ()).item()
         return fill >= c.least_fill and toss < min(fill, c.replay_probability)
 
-    def new_levels(self) -> Tensor:
-        return self.space.random_levels(self.rng, "levels/random", self.cycles, self.num_worlds)
+    def candidates(self) -> Tensor:
+        return self.space.random_levels(self.rng, "levels/random", self.cycles, self.num_envs)
 
     def propose(self, levels: Tensor) -> None:
-        self.audition(levels)
-        self.proposed += self.num_worlds
+        self.evaluate_candidates(levels)
+        self.proposed += self.num_envs
 
     def progress(self) -> dict[str, Any]:
         return super().progress() | {"proposed": {"count": self.proposed}}
@@ -308,17 +308,17 @@ class ACCEL(RobustPLR):
 
     Config = ACCELConfig
 
-    def method(self) -> Metrics | None:
+    def cycle_after_warm_up(self) -> Metrics | None:
         if not self.replays():
-            self.propose(self.new_levels())
+            self.propose(self.candidates())
             return None
         rollout = self.replay()
         metrics = self.learn(rollout)
         self.propose(edited(self, rollout))
         return metrics
 
-    def new_levels(self) -> Tensor:
-        return self.space.empty_rooms(self.rng, "levels/empty", self.cycles, self.num_worlds)
+    def candidates(self) -> Tensor:
+        return self.space.empty_rooms(self.rng, "levels/empty", self.cycles, self.num_envs)
 
 
 @dataclass
@@ -338,10 +338,10 @@ class EditReplay(Curriculum):
 
     Config = EditReplayConfig
 
-    def method(self) -> Metrics | None:
+    def cycle_after_warm_up(self) -> Metrics | None:
         rollout = self.replay()
         metrics = self.learn(rollout)
-        self.audition(edited(self, rollout))
+        self.evaluate_candidates(edited(self, rollout))
         return metrics
 
 
@@ -357,7 +357,7 @@ def edited(curriculum: Any, rollout: Rollout) -> Tensor:
     value_loss = curriculum.student.advantage(rollout).abs().mean(dim=1).clamp_max(1.0)
     easy = (returns - value_loss).argsort(dim=1, stable=True)[:, : edits.num_parents]
     parents = rollout.level[:, 0].gather(1, easy)
-    index = torch.arange(curriculum.num_worlds, device=easy.device) % easy.shape[1]
+    index = torch.arange(curriculum.num_envs, device=easy.device) % easy.shape[1]
     rows = curriculum.buffer.take(parents[:, index])
     maps = rows.view(*rows.shape[:2], curriculum.size, curriculum.size)
     return curriculum.space.edit(maps, curriculum.rng, "levels/edit", curriculum.cycles, edits.num_edits)

@@ -21,7 +21,7 @@ from rlreg.optim import Adam, clip_by_norm, gradients
 from rlreg.recurrent import LSTMState, RecurrentActorCritic
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
-from rlreg.rollouts import Acted, Rollout
+from rlreg.rollouts import PolicyOutput, Rollout
 
 
 @dataclass
@@ -34,7 +34,7 @@ class PPOConfig:
     """Filters of the convolution."""
     head_dim: int = 32
     """Hidden units of the policy's and of the value's head."""
-    num_worlds: int = 36
+    num_envs: int = 36
     """N, worlds a seed."""
     rollout_length: int = 256
     """T, steps of each world in a rollout."""
@@ -53,7 +53,7 @@ class PPOConfig:
     """What a time-out and a rollout's end are worth: none, nothing, as the released code has it; or value, V there."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_dim", "filters", "head_dim", "num_worlds", "rollout_length", "epochs"):
+        for name in ("hidden_dim", "filters", "head_dim", "num_envs", "rollout_length", "epochs"):
             value = getattr(self, name)
             require(value >= 1, f"agent.student.{name}", value, "a whole number >= 1")
         for name in ("learning_rate", "adam_eps", "clip", "max_grad_norm"):
@@ -97,15 +97,15 @@ class PPO:
         self.params |= extra
         self.optimizer = Adam(self.params, config.learning_rate, eps=config.adam_eps)
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
-        """(S,) seeds that still learn; one whose loss turns non-finite is frozen from then on."""
+        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
 
     # ---------------------------------------------------------------- acting
 
-    def initial_state(self, num_worlds: int) -> LSTMState:
+    def initial_state(self, num_envs: int) -> LSTMState:
         """The cleared memory of (S, N) worlds."""
-        return self.network.initial_state(len(self.seeds), num_worlds, self.device)
+        return self.network.initial_state(len(self.seeds), num_envs, self.device)
 
-    def act(self, obs: Any, start: Tensor, state: LSTMState, uniform: Tensor) -> Acted:
+    def act(self, obs: Any, start: Tensor, state: LSTMState, uniform: Tensor) -> PolicyOutput:
         """Draw actions by `uniform` (S, N, actions) in (0, 1). `obs` has image and direction; `start` (S, N) is bool.
 
         True in `start` clears the memory.
@@ -118,7 +118,7 @@ class PPO:
         action = sampled_category(log_probs, uniform)
         log_prob = log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
         value = self.network.value(self.params, self.network.value_features(self.params, trunk))
-        return Acted(action, log_prob, value, trunk, state)
+        return PolicyOutput(action, log_prob, value, trunk, state)
 
     # -------------------------------------------------------------- learning
 
@@ -191,12 +191,12 @@ class PPO:
         There is no target network: phi' of either kind is the same network's at the next step, in the target's
         place without gradient. Steps that end an episode or the rollout have no successor.
         """
-        num_worlds = rollout.start.shape[-1]
+        num_envs = rollout.start.shape[-1]
         return CriticFeatures(
             params=params,
             feature=out.feature,
-            next_feature_target=lambda: out.feature.detach().roll(-num_worlds, dims=2),
-            next_feature_online=lambda: out.feature.roll(-num_worlds, dims=2),
+            next_feature_target=lambda: out.feature.detach().roll(-num_envs, dims=2),
+            next_feature_online=lambda: out.feature.roll(-num_envs, dims=2),
             features_by=lambda other: self.outputs({**params, **other}, rollout).feature,
             head_weight=self.network.value_weight(params),
             reward=rollout.reward.flatten(1),

@@ -133,7 +133,7 @@ class TD3:
         self.actor_optimizer = Adam(self.actor_params, config.actor_learning_rate)
         self.critic_optimizer = Adam(self.critic_params, config.critic_learning_rate)
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
-        """(S,) seeds that still learn; one whose loss turns non-finite is frozen from then on."""
+        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
 
     # ---------------------------------------------------------------- acting
 

@@ -54,7 +54,7 @@ class VAEDREDConfig(CurriculumConfig):
     def __post_init__(self) -> None:
         for name in ("pairs", "interpolations"):
             require(getattr(self, name) >= 1, f"agent.{name}", getattr(self, name), "a whole number >= 1")
-        made, worlds = self.pairs * self.interpolations, self.student.num_worlds
+        made, worlds = self.pairs * self.interpolations, self.student.num_envs
         require(made == worlds, "agent.pairs", self.pairs, f"pairs * interpolations = {worlds} worlds, not {made}")
 
 
@@ -63,8 +63,8 @@ class VAEDRED(Curriculum):
 
     Config = VAEDREDConfig
 
-    def attach(self, space: LevelSpace, num_updates: int) -> None:
-        super().attach(space, num_updates)
+    def setup(self, space: LevelSpace, num_updates: int) -> None:
+        super().setup(space, num_updates)
         c = self.config.model
         enough = len(space.dataset) >= 2 * self.config.pairs
         require(enough, "agent.pairs", self.config.pairs, f"at most half of the {len(space.dataset)} training levels")
@@ -83,7 +83,7 @@ class VAEDRED(Curriculum):
         for name, latent in zip(("mean", "std"), self.model.encode(self.space.dataset), strict=True):
             self.latents[name].copy_(latent)
 
-    def method(self) -> Metrics | None:
+    def cycle_after_warm_up(self) -> Metrics | None:
         # Replay and learn
         metrics = self.learn(self.replay())
 
@@ -92,7 +92,7 @@ class VAEDRED(Curriculum):
         levels = self.model.generate(
             latents["mean"], latents["std"], self.rng, "levels/generate", self.cycles, c.pairs, c.interpolations
         )
-        self.audition(levels)
+        self.evaluate_candidates(levels)
         return metrics
 
     def progress(self) -> dict[str, Any]:

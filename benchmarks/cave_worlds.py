@@ -35,7 +35,7 @@ from envs.cave.farama import FaramaCave
 from envs.cave.gym_env import TRAINING_SET, CaveVectorEnv
 from envs.cave.level_sets import level_set
 from envs.cave.worlds import NUM_ACTIONS, CaveWorlds
-from rlreg.runs import provenance
+from rlreg.run_folder import provenance
 
 ACTIONS = 64
 """Steps after which the ready-made draws repeat."""

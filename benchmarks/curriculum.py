@@ -25,9 +25,9 @@ from updates import MatrixProducts
 from agents.ppo import PPOConfig
 from agents.vae_dred import VAEDRED, LevelModelConfig, VAEDREDConfig
 from envs.cave.space import CaveEscape
-from rlreg.levels import draw
+from rlreg.level_buffer import draw
 from rlreg.regularizers import Regularizer
-from rlreg.runs import provenance
+from rlreg.run_folder import provenance
 
 DATASET = "cave_escape_512_4ts_varp"
 CYCLES = 28_754
@@ -41,7 +41,7 @@ class Timed:
     def __init__(self, num_seeds: int, student: PPOConfig, space: CaveEscape, device: str) -> None:
         config = VAEDREDConfig(student=student, model=LevelModelConfig())
         self.method = VAEDRED(config, Regularizer(), space.obs_dim, space.action_dim, range(num_seeds), device)
-        self.method.attach(space, CYCLES)
+        self.method.setup(space, CYCLES)
         self.num_seeds = num_seeds
         self.synchronize: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
         self.seconds: dict[str, list[float]] = defaultdict(list)
@@ -59,10 +59,10 @@ class Timed:
         self.seconds[name].append(time.perf_counter() - start)
 
     def cycle(self) -> None:
-        """`VAEDRED.method`, with `replay` and `audition` written out."""
+        """`VAEDRED.cycle_after_warm_up`, with `replay` and `evaluate_candidates` written out."""
         m, c = self.method, self.method.config
         with self.part("draws"):
-            uniform = m.rng.uniform("levels/draw", m.cycles, (m.length, m.num_worlds))
+            uniform = m.rng.uniform("levels/draw", m.cycles, (m.length, m.num_envs))
             schedule = draw(m.buffer.distribution(m.eta), uniform)
         with self.part("replay"):
             rollout = m.play(m.buffer.levels, schedule, "replay")
@@ -90,7 +90,7 @@ class Timed:
         first = 9 * p["image.weight"] + p["direction.weight"]
         rest = sum(p.values()) - p["image.weight"] - p["direction.weight"]
         s = self.method.config.student
-        return self.num_seeds * s.epochs * s.num_worlds * s.rollout_length * (4 * first + 6 * rest)
+        return self.num_seeds * s.epochs * s.num_envs * s.rollout_length * (4 * first + 6 * rest)
 
 
 def table(contestants: list[Timed], products: MatrixProducts) -> str:
@@ -106,7 +106,7 @@ def table(contestants: list[Timed], products: MatrixProducts) -> str:
         "**a cycle**": [f"{total * 1e3:.1f}" for total in totals],
         "cycles a second, all seeds": [f"{c.num_seeds / t:.2f}" for c, t in zip(contestants, totals, strict=True)],
         "environment steps a second": [
-            f"{2 * c.num_seeds * c.method.num_worlds * c.method.length / t:,.0f}"
+            f"{2 * c.num_seeds * c.method.num_envs * c.method.length / t:,.0f}"
             for c, t in zip(contestants, totals, strict=True)
         ],
         "update, of matmul rate": [
@@ -146,7 +146,7 @@ def main() -> None:
     machine = provenance()
     device = machine["gpu"] if args.device == "cuda" else f"{machine['cpu']}, {machine['threads']} thread(s)"
     loads = f"load average {load:.1f} before and {os.getloadavg()[0]:.1f} after"
-    sizes = f"LSTM {args.hidden}, {student.num_worlds} worlds x {args.length} steps, {args.epochs} epochs"
+    sizes = f"LSTM {args.hidden}, {student.num_envs} worlds x {args.length} steps, {args.epochs} epochs"
     text = (
         f"{device}; {machine['cores']} cores, {loads}; torch {machine['versions']['torch']}, "
         f"commit {machine['commit']}; {sizes}; medians of {args.rounds} rounds; "

@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 import agents
 import envs.registry
 from rlreg.config import register_schemas
+from rlreg.run_folder import RunFolder, provenance
 from rlreg.runner import build_agent, build_env
-from rlreg.runs import RunFolder, provenance
 from rlreg.training.online import OnlineTraining
 
 FIRST = 1200

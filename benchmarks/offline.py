@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from updates import Contestant, MatrixProducts, contestant, race, table
 
 from agents.a2pr import A2PR, A2PRConfig
-from rlreg.buffers import Batch, Frozen
+from rlreg.buffers import Batch, DatasetBuffer
 from rlreg.regularizers import Regularizer
-from rlreg.runs import provenance
+from rlreg.run_folder import provenance
 
 OBS, ACT, BATCH, ROWS = 17, 6, 256, 100_000
 TABLE_UPDATES = 9 * 5 * 1_000_000
@@ -181,10 +181,10 @@ def plain(data: Batch, device: str) -> Contestant:
 
 
 def ours(data: Batch, seeds: int, mode: str, device: str, per_call: int = 1) -> Contestant:
-    """S stacked seeds of ours; `mode` as `rlreg.graphs.prepare` has it."""
+    """S stacked seeds of ours; `mode` as `rlreg.compilation.prepare` has it."""
     learner = A2PR(A2PRConfig(), Regularizer(), OBS, ACT, range(seeds), device)
     name = mode if per_call == 1 else f"{mode}, {per_call} a call"
-    return contestant("a2pr", name, learner, Frozen(range(seeds), data, device), mode, per_call)
+    return contestant("a2pr", name, learner, DatasetBuffer(range(seeds), data, device), mode, per_call)
 
 
 def figures(contestants: Sequence[Contestant], products: MatrixProducts) -> list[dict[str, Any]]:

@@ -33,9 +33,9 @@ from stable_baselines3.common.logger import configure
 
 from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Replay
-from rlreg.graphs import prepare
+from rlreg.compilation import prepare
 from rlreg.regularizers import BEER, Regularizer
-from rlreg.runs import provenance
+from rlreg.run_folder import provenance
 
 OBS, ACT, BATCH, HIDDEN = 67, 21, 256, (256, 256)
 ROWS = 10_000
@@ -113,7 +113,7 @@ def sb3(agent: str, device: str) -> Contestant:
 
 
 def ours(agent: str, seeds: int, mode: str, device: str, precision: str = "float32") -> Contestant:
-    """S stacked seeds of one of ours; `mode` as `rlreg.graphs.prepare` has it."""
+    """S stacked seeds of one of ours; `mode` as `rlreg.compilation.prepare` has it."""
     changes, regularizer = AGENTS[agent]
     config = TD3Config(hidden=list(HIDDEN), batch_size=BATCH, precision=precision, **changes)
     learner = TD3(config, regularizer(), OBS, ACT, range(seeds), device)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from envs.base import Step, VectorEnv, world_seed
 from envs.gym import ActionScale
-from envs.world import non_finite
+from envs.gym_worker import non_finite
 from rlreg.errors import NonFiniteError, UserError
+from rlreg.purpose import Purpose
 
 
 class ToGymnasium(gymnasium.vector.VectorEnv):
@@ -28,7 +29,7 @@ class ToGymnasium(gymnasium.vector.VectorEnv):
 
     def __init__(self, env: VectorEnv) -> None:
         self.env = env
-        self.num_envs = len(env.seeds) * env.num_worlds
+        self.num_envs = len(env.seeds) * env.num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (env.obs_dim,), np.float32)
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (env.action_dim,), np.float32)
@@ -47,7 +48,7 @@ class ToGymnasium(gymnasium.vector.VectorEnv):
 
     def step(self, actions: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray, dict[str, Any]]:
         """Actions (S*N, A) to observations (S*N, O), rewards, terminations and truncations (S*N,), infos."""
-        shape = (len(self.env.seeds), self.env.num_worlds, self.env.action_dim)
+        shape = (len(self.env.seeds), self.env.num_envs, self.env.action_dim)
         action = torch.as_tensor(actions, dtype=torch.float32, device=self.env.device)
         obs, reward, terminated, truncated, final_obs = map(self._rows, self.env.step(action.reshape(shape)))
         infos: dict[str, Any] = {}
@@ -72,29 +73,29 @@ class FromGymnasium(VectorEnv):
         self,
         env: gymnasium.vector.VectorEnv,
         seeds: Sequence[int],
-        num_worlds: int,
+        num_envs: int,
         max_episode_steps: int,
-        purpose: int = 0,
+        purpose: Purpose = Purpose.TRAIN,
         device: str | torch.device = "cpu",
     ) -> None:
         """Raises `UserError` for another autoreset, another number of worlds or spaces that are not Boxes."""
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise UserError(f"vector environment with autoreset {mode}; make it with AutoresetMode.SAME_STEP")
-        if env.num_envs != len(seeds) * num_worlds:
-            raise UserError(f"{env.num_envs} environments for {len(seeds)} seeds of {num_worlds} worlds")
+        if env.num_envs != len(seeds) * num_envs:
+            raise UserError(f"{env.num_envs} environments for {len(seeds)} seeds of {num_envs} worlds")
         observations = env.single_observation_space
         if not isinstance(observations, gymnasium.spaces.Box):
             raise UserError(
                 f"observations {observations}: wrap it in gymnasium.wrappers.vector.FlattenObservation"
             )
         self._env, self._scale = env, ActionScale("vector environment", env.single_action_space)
-        self.seeds, self.num_worlds, self.device = tuple(seeds), num_worlds, torch.device(device)
+        self.seeds, self.num_envs, self.device = tuple(seeds), num_envs, torch.device(device)
         self.max_episode_steps = max_episode_steps
         self.obs_dim = int(np.prod(observations.shape))
         self.action_dim = int(np.prod(env.single_action_space.shape))
         self._streams: list[int] | None = [
-            world_seed(seed, world, purpose) for seed in seeds for world in range(num_worlds)
+            world_seed(seed, world, purpose) for seed in seeds for world in range(num_envs)
         ]
         self._episode_steps = np.zeros(env.num_envs, int)
 
@@ -136,7 +137,7 @@ class FromGymnasium(VectorEnv):
         return np.array(obs, np.float32).reshape(self._env.num_envs, self.obs_dim)
 
     def _tensor(self, rows: NDArray) -> Tensor:
-        return torch.from_numpy(rows.reshape(len(self.seeds), self.num_worlds, *rows.shape[1:])).to(
+        return torch.from_numpy(rows.reshape(len(self.seeds), self.num_envs, *rows.shape[1:])).to(
             self.device
         )
 
@@ -145,5 +146,5 @@ class FromGymnasium(VectorEnv):
             return
         for row, step in enumerate(self._episode_steps):
             if problem := non_finite(obs[row], float(reward[row])):
-                seed, world = self.seeds[row // self.num_worlds], row % self.num_worlds
+                seed, world = self.seeds[row // self.num_envs], row % self.num_envs
                 raise NonFiniteError(f"{problem} at episode step {step} (seed {seed}, world {world})")

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlreg.purpose import Purpose
+
 
 class Step(NamedTuple):
     """What one step returns. `terminated` and `truncated` are never merged: only the first ends the MDP."""
@@ -30,7 +32,7 @@ class VectorEnv(ABC):
 
     seeds: tuple[int, ...]
     """The S seeds. World n of a seed draws from a random stream keyed by (seed, n)."""
-    num_worlds: int
+    num_envs: int
     """N, the worlds a seed."""
     obs_dim: int
     action_dim: int
@@ -58,12 +60,12 @@ class VectorEnv(ABC):
         """Release worker processes and renderers."""
 
 
-def world_seed(seed: int, world: int, purpose: int = 0) -> int:
-    """The seed of world `world`'s own random generator; purpose 0 is training, 1 evaluation.
+def world_seed(seed: int, world: int, purpose: Purpose = Purpose.TRAIN) -> int:
+    """The seed of world `world`'s own random generator.
 
     Training world 0 of seed k is seeded with k itself, so that a run can be compared with
     `suite.load(..., task_kwargs={'random': k})` by hand.
     """
-    if world == 0 and purpose == 0:
+    if world == 0 and purpose is Purpose.TRAIN:
         return seed
     return int(np.random.SeedSequence(seed, spawn_key=(purpose, world)).generate_state(1)[0])

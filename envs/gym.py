@@ -14,6 +14,7 @@ from gymnasium.utils.seeding import np_random
 from numpy.typing import NDArray
 
 from rlreg.errors import UserError, unknown
+from rlreg.purpose import Purpose
 
 if TYPE_CHECKING:
     import torch
@@ -102,16 +103,16 @@ def make_single(
 def make(
     id: str,
     seeds: Sequence[int],
-    num_worlds: int = 1,
-    purpose: int = 0,
+    num_envs: int = 1,
+    purpose: Purpose = Purpose.TRAIN,
     workers: int | str = 0,
     device: str | torch.device = "cpu",
     **kwargs: Any,
 ) -> VectorEnv:
-    """S x N worlds of `id`; purpose 0 trains, 1 evaluates; `kwargs` as for `make_single`."""
-    from envs.worlds import Worlds  # here, so that worker processes, which import this module, load no torch
+    """S x N worlds of `id` for one purpose; `kwargs` as for `make_single`."""
+    from envs.gym_vector import GymVectorEnv  # here, so that worker processes, which import this module, load no torch
 
-    return Worlds(partial(_world, id, **kwargs), id, seeds, num_worlds, purpose, workers, device)
+    return GymVectorEnv(partial(_world, id, **kwargs), id, seeds, num_envs, purpose, workers, device)
 
 
 def _world(id: str, seed: int, **kwargs: Any) -> gymnasium.Env:

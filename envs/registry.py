@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from envs.cave.tool import LevelsOptions
+from envs.cave.level_set_tool import LevelsOptions
 from envs.d4rl import dataset_names
 from envs.dmc import task_names
 from envs.gym import gym_ids

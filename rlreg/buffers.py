@@ -79,7 +79,7 @@ class Replay:
         return _batch(rows, self.widths)
 
 
-class Frozen:
+class DatasetBuffer:
     """N transitions that never change, in one copy for all S seeds: rows as in `Replay`, without its seeds axis."""
 
     def __init__(

@@ -15,6 +15,7 @@ from omegaconf import MISSING, DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.errors import UserError, require, unknown
+from rlreg.old_names import renamed
 
 _HIDDEN = "_schema"  # how base configurations end, of no use by themselves
 _CONFIGS = Path(__file__).parent.parent / "configs"
@@ -25,7 +26,7 @@ MODES = ("train", "evaluate", "collect", "export", "table", "levels")
 class TrainConfig:
     """The training loop. Steps are environment steps a seed, over all of its worlds.
 
-    Offline, from a dataset, they are updates, and `warmup_steps`, `updates_per_step`, `num_worlds`,
+    Offline, from a dataset, they are updates, and `warmup_steps`, `updates_per_step`, `num_envs`,
     `buffer_capacity` and `keep_replay` mean nothing.
     """
 
@@ -37,7 +38,7 @@ class TrainConfig:
     updates_per_call: int = 1
     """Offline: updates made by one CUDA graph, which saves the launches between them; 10 to 50 where the network is
     small. Without a graph it changes nothing. The same results as one by one."""
-    num_worlds: int = 1
+    num_envs: int = 1
     """N, worlds a seed; each iteration steps all of them, then makes N * updates_per_step updates."""
     buffer_capacity: int = 1_000_000
     """Transitions kept, a seed."""
@@ -50,19 +51,19 @@ class TrainConfig:
     """Keep the replay memory on disk after the run's end (up to some 600 MB a seed)."""
 
     def __post_init__(self) -> None:
-        counts = ("updates_per_step", "updates_per_call", "num_worlds", "log_every", "checkpoint_every")
+        counts = ("updates_per_step", "updates_per_call", "num_envs", "log_every", "checkpoint_every")
         for name in ("total_steps", *counts):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "a whole number >= 1")
         require(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "a whole number >= 0")
         require(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "a whole number >= 1")
         require(
-            self.buffer_capacity >= self.num_worlds,
+            self.buffer_capacity >= self.num_envs,
             "train.buffer_capacity",
             self.buffer_capacity,
-            f"at least train.num_worlds={self.num_worlds}",
+            f"at least train.num_envs={self.num_envs}",
         )
         for name in ("log_every", "checkpoint_every", "total_steps"):
-            for stride in ("num_worlds", "updates_per_call"):
+            for stride in ("num_envs", "updates_per_call"):
                 require(
                     getattr(self, name) % getattr(self, stride) == 0,
                     f"train.{name}",
@@ -223,7 +224,7 @@ class Config:
     """S: a number n for seeds 0 .. n-1, or a list such as [3,7]."""
     device: str = "cpu"
     compile: str = "auto"
-    """auto, compile, graph (CUDA) or eager; see rlreg.graphs."""
+    """auto, compile, graph (CUDA) or eager; see rlreg.compilation."""
     threads: int = 0
     """CPU threads for torch; 0 leaves torch's own choice."""
     run_dir: str | None = None
@@ -327,6 +328,8 @@ def _explain_key(error: BaseException, cause: BaseException) -> str | None:
         valid = [str(name) for name in parent]
     else:
         valid = []
+    if now := renamed(key):
+        return f"'{key}' is now called '{now}'"
     prefix, _, last = key.rpartition(".")
     close = difflib.get_close_matches(last, valid, n=1, cutoff=0.5)
     hint = f"; did you mean '{'.'.join(filter(None, (prefix, close[0])))}'?" if close else ""

@@ -24,7 +24,7 @@ STOPPED = 130  # the status of a run that was told to stop
 
 
 @dataclass(frozen=True)
-class Run:
+class Job:
     """A command to start, and what it needs."""
 
     name: str
@@ -41,7 +41,7 @@ class Run:
 class Backend(Protocol):
     """Where runs go. A handle stands for a run that was started."""
 
-    def start(self, run: Run) -> Any: ...
+    def start(self, run: Job) -> Any: ...
     def status(self, handle: Any) -> int | None:
         """The exit status; None while it runs."""
 
@@ -52,7 +52,7 @@ class Backend(Protocol):
         """End it at once; it goes on from its last checkpoint when started again."""
 
 
-def local(runs: Sequence[Run], jobs: int) -> list[Run]:
+def local(runs: Sequence[Job], jobs: int) -> list[Job]:
     """Run all as processes of this machine, `jobs` at a time. Returns those that failed.
 
     Raises `Interrupted` after Ctrl-C or SIGTERM, once the runs have saved and stopped.
@@ -60,7 +60,7 @@ def local(runs: Sequence[Run], jobs: int) -> list[Run]:
     return _drive(runs, jobs, Processes())
 
 
-def ray(runs: Sequence[Run], jobs: int) -> list[Run]:
+def ray(runs: Sequence[Job], jobs: int) -> list[Job]:
     """As `local` on Ray, at most `jobs` at a time: on the cluster that `ray.init` finds, else on this machine.
 
     The machines must share the working folder and have the same Python. Raises `UserError` without Ray.
@@ -71,7 +71,7 @@ def ray(runs: Sequence[Run], jobs: int) -> list[Run]:
 class Processes:
     """Runs as child processes."""
 
-    def start(self, run: Run) -> subprocess.Popen:
+    def start(self, run: Job) -> subprocess.Popen:
         return _start(run.command, run.log)
 
     def status(self, handle: subprocess.Popen) -> int | None:
@@ -102,7 +102,7 @@ class RayTasks:
         if gpus > there:  # not an error: a cluster may grow on demand
             print(f"warning: a run asks for {gpus:g} GPUs, Ray has {there:g} now; it waits until there are more")
 
-    def start(self, run: Run) -> Any:
+    def start(self, run: Job) -> Any:
         task = self.ray.remote(num_cpus=run.threads, num_gpus=run.gpus)(_watch)
         return task.remote(run.command, run.log.resolve(), Path.cwd())
 
@@ -152,16 +152,16 @@ def _watch(command: Sequence[str], log: Path, folder: Path) -> int:
     return process.returncode
 
 
-def _drive(runs: Sequence[Run], jobs: int, backend: Backend) -> list[Run]:
+def _drive(runs: Sequence[Job], jobs: int, backend: Backend) -> list[Job]:
     # Imported here because Ray's workers import this module: they need no torch.
     from rlreg.training.base import Interrupted, interrupts
 
     waiting = deque(enumerate(runs, start=1))
-    going: dict[int, tuple[Run, Any, float]] = {}
-    failed: list[tuple[Run, int]] = []
-    news = News()
+    going: dict[int, tuple[Job, Any, float]] = {}
+    failed: list[tuple[Job, int]] = []
+    news = LogTail()
 
-    def say(number: int, run: Run, what: str) -> None:
+    def say(number: int, run: Job, what: str) -> None:
         print(f"[{number}/{len(runs)}] {run.name}: {what}", flush=True)
 
     def collect() -> None:
@@ -202,7 +202,7 @@ def _drive(runs: Sequence[Run], jobs: int, backend: Backend) -> list[Run]:
     return [run for run, _ in failed]
 
 
-class News:
+class LogTail:
     """The last lines of logs, where they changed since last told; looked at every `NEWS_SECONDS`."""
 
     def __init__(self) -> None:

@@ -43,8 +43,8 @@ class LSTM:
             "hidden.bias": bias.clone(),
         }
 
-    def initial_state(self, num_seeds: int, num_worlds: int, device: torch.device | str = "cpu") -> LSTMState:
-        zeros = torch.zeros(num_seeds, num_worlds, self.hidden_dim, device=device)
+    def initial_state(self, num_seeds: int, num_envs: int, device: torch.device | str = "cpu") -> LSTMState:
+        zeros = torch.zeros(num_seeds, num_envs, self.hidden_dim, device=device)
         return LSTMState(zeros, zeros.clone())
 
     def __call__(
@@ -81,11 +81,11 @@ class _Recurrence(torch.autograd.Function):
         hidden: Tensor,
         cell: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        num_seeds, length, num_worlds, _ = x.shape
+        num_seeds, length, num_envs, _ = x.shape
         size = weight.shape[1]
-        gates = linear(x.flatten(1, 2), input_weight, bias).view(num_seeds, length, num_worlds, 4 * size)
+        gates = linear(x.flatten(1, 2), input_weight, bias).view(num_seeds, length, num_envs, 4 * size)
         # Of all steps, with the state before the first in front.
-        hiddens, cells = (gates.new_empty(num_seeds, length + 1, num_worlds, size) for _ in range(2))
+        hiddens, cells = (gates.new_empty(num_seeds, length + 1, num_envs, size) for _ in range(2))
         hiddens[:, 0], cells[:, 0] = hidden, cell
         steps = (gates, *gates.split([2 * size, size, size], dim=-1), keep, cells[:, 1:], hiddens[:, 1:])
         for total, i_and_f, g, o, kept, new_cell, new_hidden in zip(*(s.unbind(1) for s in steps), strict=True):
@@ -191,21 +191,21 @@ class RecurrentActorCritic:
         params |= named("policy", _orthogonal_head(self.policy_head, rng, "init/policy", (math.sqrt(2.0), 0.01)))
         return params | named("value", _orthogonal_head(self.value_head, rng, "init/value", (math.sqrt(2.0), 1.0)))
 
-    def initial_state(self, num_seeds: int, num_worlds: int, device: torch.device | str = "cpu") -> LSTMState:
-        return self.lstm.initial_state(num_seeds, num_worlds, device)
+    def initial_state(self, num_seeds: int, num_envs: int, device: torch.device | str = "cpu") -> LSTMState:
+        return self.lstm.initial_state(num_seeds, num_envs, device)
 
     def trunk(
         self, params: Mapping[str, Tensor], image: Tensor, direction: Tensor, start: Tensor, state: LSTMState
     ) -> tuple[Tensor, LSTMState]:
         """b, what both heads see: image (S, T, N, 5, 5, 3), direction (S, T, N) -> (S, T, N, H), state."""
-        num_seeds, length, num_worlds = direction.shape
+        num_seeds, length, num_envs = direction.shape
         patches = (image / 10.0).unfold(3, self.KERNEL, 1).unfold(4, self.KERNEL, 1)
-        patches = patches.reshape(num_seeds, length * num_worlds * self.positions, -1)
+        patches = patches.reshape(num_seeds, length * num_envs * self.positions, -1)
         seen = linear(patches, params["image.weight"], params["image.bias"])
         one_hot = F.one_hot(direction, self.DIRECTIONS).to(seen.dtype).flatten(1, 2)
         faced = linear(one_hot, params["direction.weight"], params["direction.bias"])
-        seen = F.relu(seen.view(num_seeds, length, num_worlds, -1))
-        x = torch.cat([seen, faced.view(num_seeds, length, num_worlds, -1)], dim=-1)
+        seen = F.relu(seen.view(num_seeds, length, num_envs, -1))
+        x = torch.cat([seen, faced.view(num_seeds, length, num_envs, -1)], dim=-1)
         return self.lstm(part(params, "lstm"), x, start, state)
 
     def logits(self, params: Mapping[str, Tensor], trunk: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from rlreg.rng import Rng
 DIRECTIONS = 4
 
 
-class Worlds(Protocol):
+class LevelWorlds(Protocol):
     """What is played in: `envs.cave.worlds.CaveWorlds`."""
 
-    num_worlds: int
+    num_envs: int
     max_episode_steps: int
 
     def set_levels(self, levels: Tensor, direction: Tensor, where: Tensor | None = None) -> None: ...
@@ -28,7 +28,7 @@ class Worlds(Protocol):
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
-class Acted(NamedTuple):
+class PolicyOutput(NamedTuple):
     """A student's answer to observations of (S, N) worlds."""
 
     action: Tensor
@@ -92,7 +92,7 @@ class Rollout(NamedTuple):
 @torch.no_grad()
 def play(
     student: Any,
-    worlds: Worlds,
+    worlds: LevelWorlds,
     levels: Tensor,
     schedule: Tensor,
     rng: Rng,
@@ -108,18 +108,18 @@ def play(
     that it has at t = 0. `stream` and `number` name this rollout: actions and start directions are functions of them
     and the seed.
     """
-    num_seeds, length, num_worlds = schedule.shape
+    num_seeds, length, num_envs = schedule.shape
     device = schedule.device
-    direction = rng.integers(f"{stream}/direction", number, (length, num_worlds), DIRECTIONS)
+    direction = rng.integers(f"{stream}/direction", number, (length, num_envs), DIRECTIONS)
     if repeat:
         schedule, direction = (x[:, :1].expand(-1, length, -1) for x in (schedule, direction))
-    uniform = rng.uniform(f"{stream}/action", number, (length, num_worlds, student.num_actions))
+    uniform = rng.uniform(f"{stream}/action", number, (length, num_envs, student.num_actions))
     seed_index = torch.arange(num_seeds, device=device)[:, None]
     bootstrap = student.config.bootstrap == "value"
 
-    start = torch.ones(num_seeds, num_worlds, dtype=torch.bool, device=device)
+    start = torch.ones(num_seeds, num_envs, dtype=torch.bool, device=device)
     level = schedule[:, 0]
-    state = student.initial_state(num_worlds)
+    state = student.initial_state(num_envs)
     steps = []
     for t in range(length):
         level = torch.where(start, schedule[:, t], level)

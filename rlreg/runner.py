@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from rlreg.buffers import Batch, Frozen
+from rlreg.buffers import Batch, DatasetBuffer
 from rlreg.checkpoint import Checkpoints, copy_into
+from rlreg.compilation import check_mode
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError
 from rlreg.evaluation import evaluate
-from rlreg.graphs import check_mode
-from rlreg.runs import RunFolder
+from rlreg.purpose import Purpose
+from rlreg.run_folder import RunFolder
 from rlreg.training.curriculum import CurriculumTraining, transfer
 from rlreg.training.offline import OfflineTraining, Score, require_same_data
 from rlreg.training.online import OnlineTraining
@@ -52,8 +53,8 @@ def train(cfg: DictConfig) -> None:
             print("this run is complete; delete its folder to run it again")
             return
 
-        def make_env(num_worlds: int, purpose: int, seeds: Sequence[int] = seeds) -> Any:
-            return build_env(cfg, seeds, num_worlds, purpose)
+        def make_env(num_envs: int, purpose: Purpose, seeds: Sequence[int] = seeds) -> Any:
+            return build_env(cfg, seeds, num_envs, purpose)
 
         results = loop(agent, make_env, settings.train, settings.eval, folder, settings.compile, **further).run()
         folder.finish(results)
@@ -63,7 +64,7 @@ def train(cfg: DictConfig) -> None:
     if "score" in results["final"]:
         for seed, final, last in zip(seeds, results["final"]["score"], results["score_last_ten"], strict=True):
             print(f"seed {seed}: normalised score {final:.1f}, mean of the last ten evaluations {last:.1f}")
-    if len(results["frozen"]) == len(seeds):
+    if len(results["diverged"]) == len(seeds):
         raise UserError(f"every seed's loss turned non-finite; see the files in {folder.path}")
 
 
@@ -100,8 +101,8 @@ def _further(cfg: DictConfig, agent: Any, loop: type) -> dict[str, Any]:
     if issubclass(loop, CurriculumTraining):
         if cfg.compile not in ("auto", "eager"):
             raise UserError(f"compile={cfg.compile}: a recurrent student's updates run eagerly; give auto or eager")
-        space = build_env(cfg, agent.seeds, 1, 0)
-        agent.attach(space, cfg.train.total_steps)
+        space = build_env(cfg, agent.seeds, 1, Purpose.TRAIN)
+        agent.setup(space, cfg.train.total_steps)
         return {"space": space}
     return {}
 
@@ -124,9 +125,9 @@ def fetch_data(cfg: DictConfig) -> None:
         fetch(**_task(cfg))
 
 
-def _dataset(cfg: DictConfig, seeds: Sequence[int], device: torch.device | str) -> Frozen:
+def _dataset(cfg: DictConfig, seeds: Sequence[int], device: torch.device | str) -> DatasetBuffer:
     found = _hook(cfg, "dataset")(**_task(cfg))
-    return Frozen(seeds, Batch(*found.transitions), device, found.source, found.episodes.returns)
+    return DatasetBuffer(seeds, Batch(*found.transitions), device, found.source, found.episodes.returns)
 
 
 def _data(cfg: DictConfig, agent: Any) -> dict[str, Any]:
@@ -159,11 +160,11 @@ def evaluate_run(cfg: DictConfig) -> None:
         if cfg.env.name == run_cfg.env.name:
             for name in ("evaluate_on", "evaluate_count", "layouts"):
                 run_cfg.env[name] = cfg.env[name]
-        space = build_env(run_cfg, agent.seeds, 1, 1, device=cfg.device)
+        space = build_env(run_cfg, agent.seeds, 1, Purpose.EVALUATE, device=cfg.device)
         values = transfer(agent, space, step)
         what = "every level once"
     else:
-        env = build_env(run_cfg, agent.seeds, cfg.eval.episodes, 1, device=cfg.device)
+        env = build_env(run_cfg, agent.seeds, cfg.eval.episodes, Purpose.EVALUATE, device=cfg.device)
         env.reset()
         values = evaluate(agent, env, env.state_dict(), agent.config.discount)
         if (score := task_score(run_cfg)) is not None:
@@ -219,12 +220,12 @@ def check_device(device: str) -> None:
         torch.cuda.set_device(device)  # streams and graphs are made on the current device
 
 
-def build_env(cfg: DictConfig, seeds: Sequence[int], num_worlds: int, purpose: int, device: str | None = None) -> Any:
-    """The worlds of a configuration; purpose 0 trains, 1 evaluates."""
+def build_env(cfg: DictConfig, seeds: Sequence[int], num_envs: int, purpose: Purpose, device: str | None = None) -> Any:
+    """The worlds of a configuration for one purpose."""
     settings = _settings(cfg.env)
     make = locate(settings.pop("_target_"))
     settings.pop("name")
-    return make(**settings, seeds=seeds, num_worlds=num_worlds, purpose=purpose, device=device or cfg.device)
+    return make(**settings, seeds=seeds, num_envs=num_envs, purpose=purpose, device=device or cfg.device)
 
 
 def build_single(cfg: DictConfig, seed: int, render_mode: str | None = None) -> Any:
@@ -252,7 +253,7 @@ def _task(cfg: DictConfig) -> dict[str, Any]:
 
 def build_agent(cfg: DictConfig, seeds: Sequence[int], device: str) -> Any:
     """The S learners of a configuration, sized by its environment."""
-    probe = build_env(cfg, seeds[:1], 1, 1, device="cpu")
+    probe = build_env(cfg, seeds[:1], 1, Purpose.EVALUATE, device="cpu")
     obs_dim, action_dim = probe.obs_dim, probe.action_dim
     probe.close()
     settings = _settings(cfg.regularizer)

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from rlreg.config import TrainConfig, seed_list
 from rlreg.errors import UserError
 from rlreg.networks import Actor
+from rlreg.run_folder import RunFolder
 from rlreg.runner import build_single, check_device, load_agent
-from rlreg.runs import RunFolder
 
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
 TD3_PARTS = {*NETWORKS, "actor_optimizer", "critic_optimizer"}
@@ -61,7 +61,7 @@ def load(
         raise UserError(f"seed={seed}: run_dir={folder.path} holds {', '.join(map(str, seeds))}")
     agent, step = load_agent(folder, device, checkpoint)
     convert = _conversion(agent, cfg.agent.name)
-    train = TrainConfig(**{**cfg.train, "num_worlds": 1})
+    train = TrainConfig(**{**cfg.train, "num_envs": 1})
     model = convert(seeds.index(seed), build_single(cfg, seed, render_mode), train)
     model.num_timesteps = step
     return model
@@ -187,7 +187,7 @@ def off_policy_settings(train: TrainConfig) -> dict[str, Any]:
     return {
         "buffer_size": train.buffer_capacity,
         "learning_starts": train.warmup_steps,
-        "gradient_steps": train.updates_per_step * train.num_worlds,
+        "gradient_steps": train.updates_per_step * train.num_envs,
     }
 
 
@@ -300,7 +300,7 @@ class VecWorlds(VecEnv):
     def __init__(self, worlds: Any) -> None:
         self._worlds = worlds
         spaces = Spaces(worlds.obs_dim, worlds.action_dim)
-        super().__init__(worlds.num_worlds, spaces.observation_space, spaces.action_space)
+        super().__init__(worlds.num_envs, spaces.observation_space, spaces.action_space)
 
     def reset(self) -> NDArray[np.float32]:
         """Observations (N, O). Seeds given to `seed` are ignored: the worlds have theirs from the start."""

@@ -27,9 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rlreg.checkpoint import write_atomic
 from rlreg.config import Config, TableConfig, explain, seed_list
 from rlreg.errors import UserError
-from rlreg.launch import Run
+from rlreg.launch import Job
+from rlreg.run_folder import RunFolder
 from rlreg.runner import check_data, fetch_data, locate
-from rlreg.runs import RunFolder
 from rlreg.stats import Interval, iqm_interval, mean_interval, task_mean_interval
 
 
@@ -99,7 +99,7 @@ class Cell:
         return self.folder.complete
 
     def summary(self) -> dict[str, Any]:
-        """The results of a complete run: `seeds`, `steps`, `frozen` and a list a seed of each figure."""
+        """The results of a complete run: `seeds`, `steps`, `diverged` and a list a seed of each figure."""
         return self.folder.results()
 
     def values(self, measure: str) -> np.ndarray:
@@ -152,7 +152,7 @@ def run_table(cfg: DictConfig) -> None:
         for cell in cells:
             if cell.complete:
                 check_data(cell.cfg, cell.folder)
-    failed: list[Run] = []
+    failed: list[Job] = []
     if missing and not table.only_report:
         failed = _launch(cfg, missing, folder / "logs")
     report(table, cells, folder)
@@ -217,7 +217,7 @@ def compose_cells(table: TableConfig, users: Sequence[str]) -> list[Cell]:
     return cells
 
 
-def _launch(cfg: DictConfig, cells: Sequence[Cell], logs: Path) -> list[Run]:
+def _launch(cfg: DictConfig, cells: Sequence[Cell], logs: Path) -> list[Job]:
     """Start the cells' runs with the launcher; those that failed."""
     launcher = cfg.launcher
     cores = len(os.sched_getaffinity(0))
@@ -225,7 +225,7 @@ def _launch(cfg: DictConfig, cells: Sequence[Cell], logs: Path) -> list[Run]:
     for cell in cells:
         threads = cell.cfg.threads or launcher.threads or max(1, cores // launcher.jobs)
         runs.append(
-            Run(
+            Job(
                 name=f"{cell.row} {cell.column}",
                 command=[*_program(), *cell.overrides, f"threads={threads}"],
                 log=logs / f"{cell.row}-{cell.column}.log".replace("/", "-"),
@@ -302,7 +302,7 @@ def _measure_rows(
             means.append(known.mean() if len(known) else -np.inf)
             if 0 < len(known) < len(values):
                 texts[-1] += f" (n = {len(known)})"
-            if cell.summary()["frozen"]:
+            if cell.summary()["diverged"]:
                 texts[-1] += " †"
         if best and len(means) == len(here) > 1:
             winner = int(np.argmax(means))
@@ -358,7 +358,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _provenance(cells: Sequence[Cell]) -> Iterator[str]:
-    """Command, commits and machines of the complete runs; seeds that were frozen."""
+    """Command, commits and machines of the complete runs; seeds that diverged."""
     command = shlex.join(["python", Path(sys.argv[0]).name, *HydraConfig.get().overrides.task])
     done = [cell for cell in cells if cell.complete]
     found = [cell.summary()["provenance"] for cell in done]
@@ -372,8 +372,8 @@ def _provenance(cells: Sequence[Cell]) -> Iterator[str]:
         yield f"- versions: {'; '.join(versions)}"
     yield "- average and interquartile mean take returns as they are: they mean something for rows of one scale"
     for cell in done:
-        for seed in cell.summary()["frozen"]:
-            yield f"- † {cell.row} {cell.column}: seed {seed} was frozen when its loss turned non-finite"
+        for seed in cell.summary()["diverged"]:
+            yield f"- † {cell.row} {cell.column}: seed {seed} diverged: its loss turned non-finite"
 
 
 def _csv(table: TableConfig, cells: Sequence[Cell]) -> str:

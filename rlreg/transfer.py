@@ -16,7 +16,7 @@ from rlreg.networks import Params, linear
 from rlreg.optim import Adam, clip_by_norm, gradients
 from rlreg.recurrent import orthogonal_init
 from rlreg.rng import Rng
-from rlreg.rollouts import DIRECTIONS, Worlds, play
+from rlreg.rollouts import DIRECTIONS, LevelWorlds, play
 
 LOOK_EVERY = 32
 """Steps between two looks at whether all episodes have ended: a look makes a GPU wait."""
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 @torch.no_grad()
-def attempt(student: Any, worlds: Worlds, levels: Tensor, rng: Rng, stream: str, number: int) -> Outcome:
+def attempt(student: Any, worlds: LevelWorlds, levels: Tensor, rng: Rng, stream: str, number: int) -> Outcome:
     """One episode on each of `levels` (L, G, G), in as many worlds, by the stochastic policy, facing anywhere.
 
     What happens is a function of (seed, stream, number).
@@ -92,13 +92,13 @@ class LevelClassifier:
         self.params: Params = {"weight": weight, "bias": weight.new_zeros(len(weight), 1, num_levels)}
         self.optimizer = Adam(self.params, self.LEARNING_RATE, eps=self.ADAM_EPS)
 
-    def measure(self, student: Any, worlds: Worlds, levels: Tensor, length: int, number: int) -> Tensor:
+    def measure(self, student: Any, worlds: LevelWorlds, levels: Tensor, length: int, number: int) -> Tensor:
         """Play `length` steps in uniformly drawn `levels` (L, G, G), learn from them once; the bound (S,), in nats.
 
         Features and levels are those of the same step: the released code's are two steps apart.
         """
-        num_seeds, num_worlds = len(student.seeds), worlds.num_worlds
-        schedule = self.rng.integers("classifier/levels", number, (length, num_worlds), self.num_levels)
+        num_seeds, num_envs = len(student.seeds), worlds.num_envs
+        schedule = self.rng.integers("classifier/levels", number, (length, num_envs), self.num_levels)
         maps = levels.expand(num_seeds, *levels.shape)
         rollout = play(student, worlds, maps, schedule, self.rng, "classifier", number, keep_trunk=True)
         feature, level = rollout.trunk.flatten(1, 2), rollout.level.flatten(1)

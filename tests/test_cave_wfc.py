@@ -11,8 +11,8 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from envs.cave import layouts, wfc
+from envs.cave.level_set_tool import LevelsOptions, levels, table
 from envs.cave.level_sets import SETS, level_set
-from envs.cave.tool import LevelsOptions, levels, table
 from envs.cave.wfc import STRUCTURES, generate, read_template
 from rlreg.errors import UserError
 

@@ -134,7 +134,7 @@ def random_walk(worlds: CaveWorlds, steps: int, seed: int) -> list[torch.Tensor]
     """Observations and outcomes of random actions (the same for every seed of the worlds)."""
     generator, seen = torch.Generator().manual_seed(seed), []
     for _ in range(steps):
-        action = torch.randint(0, 7, (1, worlds.num_worlds), generator=generator)
+        action = torch.randint(0, 7, (1, worlds.num_envs), generator=generator)
         seen += [*worlds.step(action.expand(len(worlds.seeds), -1)), *worlds.observe()]
     return seen
 
@@ -221,7 +221,7 @@ def test_on_a_gpu_and_in_a_cuda_graph() -> None:
 def test_mistakes_of_the_worlds_are_named() -> None:
     with pytest.raises(UserError, match="size=3 is not valid"):
         CaveWorlds([0], 1, 3)
-    with pytest.raises(UserError, match="num_worlds=0 is not valid"):
+    with pytest.raises(UserError, match="num_envs=0 is not valid"):
         CaveWorlds([0], 0)
     with pytest.raises(UserError, match="max_episode_steps=0 is not valid"):
         CaveWorlds([0], 1, max_episode_steps=0)

@@ -16,17 +16,17 @@ from test_d4rl import NAME, rows, write
 from test_runner import main
 
 import envs.d4rl.writing
-from envs.d4rl.builder import _about, roll_out
+from envs.d4rl.collect import _about, roll_out
 from envs.d4rl.load import load_dataset, load_recording
 from envs.d4rl.mixture import draw
 from envs.d4rl.transitions import Episodes, episodes, qlearning_transitions
 from envs.gym import make_single
 from rlreg.checkpoint import Checkpoints
 from rlreg.config import CollectConfig
+from rlreg.run_folder import RunFolder
 from rlreg.runner import load_agent
-from rlreg.runs import RunFolder
 
-RUN = [*TINY, "agent=td3", "env=gym/Hopper-v4", "seeds=[3,7]", "train.num_worlds=2", "train.keep_replay=true",
+RUN = [*TINY, "agent=td3", "env=gym/Hopper-v4", "seeds=[3,7]", "train.num_envs=2", "train.keep_replay=true",
        "train.keep_checkpoints=9"]  # fmt: skip
 COURSE = {0: 10.0, 100: 20.0, 200: 50.0, 300: 30.0, 400: 100.0}
 """A made-up course of seed 7's evaluated return: a third of the way is 40."""

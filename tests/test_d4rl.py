@@ -23,6 +23,7 @@ from envs.d4rl import names
 from envs.d4rl.load import load_dataset
 from rlreg.config import explain, register_schemas
 from rlreg.errors import UserError
+from rlreg.purpose import Purpose
 from rlreg.runner import build_env, build_single
 
 NAME = "hopper-medium-v2"
@@ -340,7 +341,7 @@ def test_without_minari_one_line_says_so(monkeypatch):
 @pytest.mark.parametrize("task", ["hopper", "halfcheetah", "walker2d", "ant"])
 def test_the_environment_fits_the_dataset(task):
     name = f"{task}-medium-v2"
-    env = envs.d4rl.make(name, seeds=(0, 1), num_worlds=2, path="unused.hdf5")
+    env = envs.d4rl.make(name, seeds=(0, 1), num_envs=2, path="unused.hdf5")
     assert (env.obs_dim, env.action_dim) == names.SIZES[task] and env.max_episode_steps == 1000
     obs = env.reset()
     assert env.step(torch.zeros(2, 2, env.action_dim)).obs.shape == obs.shape == (2, 2, env.obs_dim)
@@ -432,7 +433,7 @@ def test_datasets_are_choices_of_env():
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose("config", ["agent=td3", f"env=d4rl/{NAME}", "env.path=mine.hdf5"])
         assert cfg.env.id == NAME and cfg.env.path == "mine.hdf5" and cfg.env.name == f"d4rl/{NAME}"
-        env = build_env(cfg, seeds=(0,), num_worlds=1, purpose=1)
+        env = build_env(cfg, seeds=(0,), num_envs=1, purpose=Purpose.EVALUATE)
         single = build_single(cfg, seed=0)
         assert env.obs_dim == single.observation_space.shape[0] == 11
         with pytest.raises(MissingConfigException) as typo:

@@ -18,19 +18,19 @@ class Countdown:
 
     def __init__(self, lengths, by_task):
         self.lengths, self.by_task = torch.tensor(lengths), by_task
-        self.num_worlds, self.max_episode_steps = len(lengths), max(lengths)
+        self.num_envs, self.max_episode_steps = len(lengths), max(lengths)
 
     def load_state_dict(self, state):
         self.t = 0
-        return torch.zeros(1, self.num_worlds, 2)
+        return torch.zeros(1, self.num_envs, 2)
 
     def step(self, action):
         self.t += 1
         done = (self.lengths == self.t)[None]
-        obs = torch.full((1, self.num_worlds, 2), float(self.t))
+        obs = torch.full((1, self.num_envs, 2), float(self.t))
         never = torch.zeros_like(done)
         ends = (done, never) if self.by_task else (never, done)
-        return obs, torch.ones(1, self.num_worlds), *ends, obs
+        return obs, torch.ones(1, self.num_envs), *ends, obs
 
 
 class Constant:

@@ -6,9 +6,9 @@ import torch
 from agents.a2pr import A2PR, A2PRConfig
 from agents.iql import IQL, IQLConfig
 from agents.td3 import TD3, TD3Config
-from rlreg.buffers import Batch, Frozen, Replay
+from rlreg.buffers import Batch, DatasetBuffer, Replay
 from rlreg.checkpoint import flatten
-from rlreg.graphs import CudaGraph, _several, prepare
+from rlreg.compilation import CudaGraph, _several, prepare
 from rlreg.regularizers import BEER
 from rlreg.rng import Rng
 
@@ -28,7 +28,7 @@ def offline(kind, device):
     obs, next_obs = (rng.normal(name, 0, (500, OBS))[0] for name in ("obs", "next"))
     action, reward = torch.tanh(rng.normal("action", 0, (500, ACT))[0]), rng.normal("reward", 0, (500,))[0]
     terminated = (rng.uniform("end", 0, (500,))[0] < 0.1).float()
-    data = Frozen(SEEDS, Batch(*(x.numpy() for x in (obs, action, reward, next_obs, terminated))), device)
+    data = DatasetBuffer(SEEDS, Batch(*(x.numpy() for x in (obs, action, reward, next_obs, terminated))), device)
     if config().normalize_obs:
         agent.normalizer.fit(data.obs)
     return agent, lambda number, flag: agent.update(data.sample("replay", number, 64), number, flag)

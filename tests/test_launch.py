@@ -14,7 +14,7 @@ import pytest
 
 from rlreg import launch
 from rlreg.errors import UserError
-from rlreg.launch import Run, local
+from rlreg.launch import Job, local
 from rlreg.training.base import Interrupted
 
 # A run that saves when it is told to stop: it leaves the file named last, and exits with 130 as run.py does.
@@ -32,8 +32,8 @@ NEVER_STOPS = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: Non
 NEVER_STOPS += "while True: time.sleep(1)"
 
 
-def python(folder: Path, name: str, program: str, *arguments: str) -> Run:
-    return Run(name, [sys.executable, "-S", "-c", program, *arguments], folder / f"{name}.log")
+def python(folder: Path, name: str, program: str, *arguments: str) -> Job:
+    return Job(name, [sys.executable, "-S", "-c", program, *arguments], folder / f"{name}.log")
 
 
 def when(condition: Callable[[], bool], do: Callable[[], None]) -> None:

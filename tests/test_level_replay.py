@@ -26,7 +26,7 @@ from agents.vae_dred import VAEDRED, LevelModelConfig, VAEDREDConfig
 from envs.cave.space import CaveEscape
 from envs.cave.tiles import EMPTY, GOAL, START, WALL
 from rlreg.checkpoint import Checkpoints
-from rlreg.levels import LevelsConfig, Priority
+from rlreg.level_buffer import LevelsConfig, Priority
 from rlreg.regularizers import Regularizer
 
 METHODS = ("uniform", "plr", "dr", "robust_plr", "accel", "accel_d", "el_dred", "vae_dred")
@@ -36,8 +36,8 @@ TINY = [
     "env.evaluate_count=6",
     "env.max_episode_steps=40",
     "env.evaluate_on=[cave_escape_512_4ts_varp:test,cave_escape_112_14ts_varp:test]",
-    "agent.student={hidden_dim: 8, filters: 2, head_dim: 4, num_worlds: 4, rollout_length: 48, epochs: 1}",
-    "agent.information={every: 2, num_worlds: 2, length: 16}",
+    "agent.student={hidden_dim: 8, filters: 2, head_dim: 4, num_envs: 4, rollout_length: 48, epochs: 1}",
+    "agent.information={every: 2, num_envs: 2, length: 16}",
     "train.total_steps=4",
     "train.checkpoint_every=2",
     "train.log_every=1",
@@ -60,11 +60,11 @@ def space():
     return CaveEscape("cave_escape_512_4ts_varp", 12, ["cave_escape_512_4ts_varp:test"], 4, max_episode_steps=40)
 
 
-def curriculum(space, method=EditReplay, config=EditReplayConfig, seeds=(0, 1), num_worlds=5, more=None, **levels):
-    student = PPOConfig(hidden_dim=8, filters=2, head_dim=4, num_worlds=num_worlds, rollout_length=48, epochs=1)
+def curriculum(space, method=EditReplay, config=EditReplayConfig, seeds=(0, 1), num_envs=5, more=None, **levels):
+    student = PPOConfig(hidden_dim=8, filters=2, head_dim=4, num_envs=num_envs, rollout_length=48, epochs=1)
     levels = LevelsConfig(**({"capacity": 20} | levels))
     made = method(config(student=student, levels=levels, **(more or {})), Regularizer(), 75, 7, seeds)
-    made.attach(space, 10)
+    made.setup(space, 10)
     return made
 
 
@@ -97,7 +97,7 @@ def test_the_warm_up_sees_every_level_and_learns_nothing(space):
 def test_the_paper_s_warm_up_is_15_cycles():
     full = CaveEscape("cave_escape_512_4ts_varp", None, ["cave_escape_512_4ts_varp:test"], 4)
     made = EditReplay(EditReplayConfig(), Regularizer(), 75, 7, (0,))
-    made.attach(full, 28_739)
+    made.setup(full, 28_739)
     assert (len(full.dataset), made.warm_up, made.num_cycles) == (512, 15, 28_754)
     assert made.buffer.config.capacity == 4000
 
@@ -168,7 +168,7 @@ def test_only_solved_levels_enter_a_dred_buffer(space):
     )  # fmt: skip
     kinds = [True, False, False, True, False]
     for c in (made, admits_all):
-        c.audition(rooms(kinds))
+        c.evaluate_candidates(rooms(kinds))
     expected = rooms(kinds).flatten(2)[:, kinds]
     stored = made.buffer.scores.valid[:, 12:]
     assert (stored.sum(dim=1) == 2).all() and made.last["levels/inserted"].tolist() == pytest.approx([0.4, 0.4])
@@ -230,8 +230,8 @@ def test_accel_edits_after_every_replay(space):
         learned = made.cycle() is not None
         assert made.proposed == (number + 1) * 5
         # Only edited rooms have anything in them.
-        bare = ((made.fresh == EMPTY) | (made.fresh == WALL)).flatten(2).sum(dim=2) == 15 * 15 - 2
-        inner_walls = (made.fresh[:, :, 1:-1, 1:-1] == WALL).flatten(2).any(dim=2)
+        bare = ((made.new_levels == EMPTY) | (made.new_levels == WALL)).flatten(2).sum(dim=2) == 15 * 15 - 2
+        inner_walls = (made.new_levels[:, :, 1:-1, 1:-1] == WALL).flatten(2).any(dim=2)
         assert (bare & ~inner_walls).all().item() is not learned
 
 
@@ -245,13 +245,14 @@ def test_a_seed_s_curriculum_is_the_same_beside_others(space, method):
     }[method]
     levels = {"capacity": 30} | (NO_DATASET if method == "accel" else {})
     together, alone = (
-        curriculum(space, kind, config, seeds, num_worlds=6, more=more, **levels) for seeds in ((3, 7), (7,))
+        curriculum(space, kind, config, seeds, num_envs=6, more=more, **levels) for seeds in ((3, 7), (7,))
     )
     for made in (together, alone):
         made.begin(lambda text: None)
         for _ in range(7):
             made.cycle()
-    assert torch.equal(together.fresh[1], alone.fresh[0]) and not torch.equal(together.fresh[0], together.fresh[1])
+    assert torch.equal(together.new_levels[1], alone.new_levels[0])
+    assert not torch.equal(together.new_levels[0], together.new_levels[1])
     assert torch.equal(together.buffer.levels[1], alone.buffer.levels[0])
     assert torch.equal(together.buffer.staleness[1], alone.buffer.staleness[0])
     for kept, own in zip(together.buffer.scores, alone.buffer.scores, strict=True):

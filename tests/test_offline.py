@@ -18,10 +18,10 @@ from test_runner import kill_after, main
 
 import envs.d4rl
 from envs.d4rl.load import load_dataset
-from rlreg.buffers import Batch, Frozen
+from rlreg.buffers import Batch, DatasetBuffer
 from rlreg.checkpoint import Checkpoints
+from rlreg.run_folder import RunFolder
 from rlreg.runner import load_agent
-from rlreg.runs import RunFolder
 
 TINY = [
     f"env=d4rl/{NAME}",
@@ -51,11 +51,11 @@ def transitions(n=50, obs=3, action=2):
     return Batch(*(field.astype(np.float32) for field in fields))
 
 
-def test_frozen_draws_rows_by_seed_from_one_copy():
+def test_a_dataset_buffer_draws_rows_by_seed_from_one_copy():
     data = transitions()
-    frozen = Frozen([0, 1, 5], data)
-    assert frozen.rows.shape == (50, 10) and torch.equal(frozen.obs, torch.from_numpy(data.obs))
-    batch = frozen.sample("replay", 7, 4000)
+    data_buffer = DatasetBuffer([0, 1, 5], data)
+    assert data_buffer.rows.shape == (50, 10) and torch.equal(data_buffer.obs, torch.from_numpy(data.obs))
+    batch = data_buffer.sample("replay", 7, 4000)
     assert batch.obs.shape == (3, 4000, 3) and batch.reward.shape == (3, 4000)
     at = (batch.reward[..., None] == torch.from_numpy(data.reward)).int().argmax(dim=-1)  # rewards differ
     for got, whole in zip(batch, data, strict=True):
@@ -63,11 +63,11 @@ def test_frozen_draws_rows_by_seed_from_one_copy():
     assert not torch.equal(at[0], at[1])
     assert torch.bincount(at[0], minlength=50).min() > 40  # 80 expected, standard deviation 9
 
-    alone = Frozen([5], data).sample("replay", torch.tensor(7), 4000)
+    alone = DatasetBuffer([5], data).sample("replay", torch.tensor(7), 4000)
     assert torch.equal(alone.obs[0], batch.obs[2])
-    assert Frozen([0], data).checksum == frozen.checksum
+    assert DatasetBuffer([0], data).checksum == data_buffer.checksum
     data.reward[3] += 1
-    assert Frozen([0], data).checksum != frozen.checksum
+    assert DatasetBuffer([0], data).checksum != data_buffer.checksum
 
 
 def test_a_run_leaves_scores_and_the_normaliser_of_the_data(monkeypatch, capsys, tmp_path, file):
@@ -86,7 +86,7 @@ def test_a_run_leaves_scores_and_the_normaliser_of_the_data(monkeypatch, capsys,
     scores = np.array([float(r["score"]) for r in table]).reshape(4, 2)
     assert summary["steps"] == 60 and summary["final"]["score"] == scores[-1].tolist()
     assert summary["score_last_ten"] == pytest.approx(scores[1:].mean(axis=0).tolist())
-    assert summary["return_last_ten"] and summary["frozen"] == []
+    assert summary["return_last_ten"] and summary["diverged"] == []
     assert not (run / "replay").exists()
 
     events = EventAccumulator(str(run / "tensorboard/seed-3")).Reload()
@@ -170,7 +170,7 @@ def test_a_complete_run_is_not_taken_for_one_of_other_data(monkeypatch, capsys, 
     assert main(monkeypatch, *run) == main(monkeypatch, *run) == 0
     assert "complete" in capsys.readouterr().out
     summary = json.loads(next(tmp_path.glob(f"d4rl/{NAME}/bc/*/summary.json")).read_text())
-    data = Frozen([0], Batch(*load_dataset(NAME, file).transitions))
+    data = DatasetBuffer([0], Batch(*load_dataset(NAME, file).transitions))
     assert summary["dataset"] == {"source": str(file), "transitions": data.inserted, "checksum": data.checksum}
 
     given = [override for override in run if override.split("=")[0] not in ("env", "agent", "env.path")]

@@ -25,10 +25,10 @@ from agents.td3 import TD3, Successor, TD3Config
 from agents.td3_bc import TD3BC, TD3BCConfig
 from rlreg.buffers import Batch
 from rlreg.checkpoint import copy_into, flatten
+from rlreg.compilation import prepare
 from rlreg.config import TrainConfig
 from rlreg.errors import UserError
 from rlreg.evaluation import REPRESENTATION, representation
-from rlreg.graphs import prepare
 from rlreg.networks import Actor, Critic, Normalizer
 from rlreg.objectives import (
     advantage_weight,
@@ -582,7 +582,7 @@ def test_bc_has_no_value_and_takes_no_regulariser():
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_seed_whose_loss_turns_nan_is_frozen_and_the_others_go_on(name):
+def test_a_seed_whose_loss_turns_nan_stops_and_the_others_go_on(name):
     agent, healthy = make(name), make(name)
     before = agent.actor_params["0.weight"][1].clone()
     for number in range(1, 5):

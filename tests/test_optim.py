@@ -60,7 +60,7 @@ def test_adam_takes_gradients_of_any_strides() -> None:
     assert torch.equal(one["weight"], other["weight"])
 
 
-def test_a_frozen_seed_gets_no_gradient() -> None:
+def test_a_diverged_seed_gets_no_gradient() -> None:
     """Its own may be NaN; the other seeds go on as if it had never been there."""
     broken, whole = params(), params()
     grads = {name: torch.ones(shape) for name, shape in SHAPES.items()}

@@ -15,7 +15,7 @@ from rlreg.regularizers import BEER, DR3, InFeR, Regularizer
 from rlreg.rng import Rng
 from rlreg.rollouts import play
 
-SMALL = {"hidden_dim": 16, "filters": 4, "head_dim": 8, "num_worlds": 6, "rollout_length": 40, "epochs": 2}
+SMALL = {"hidden_dim": 16, "filters": 4, "head_dim": 8, "num_envs": 6, "rollout_length": 40, "epochs": 2}
 
 
 def student(seeds=(0,), regularizer=None, **settings):
@@ -26,8 +26,8 @@ def rolled_out(agent, number=1, size=6, max_episode_steps=15):
     """A rollout in rooms of `size`, a new one for each episode."""
     c, seeds = agent.config, len(agent.seeds)
     rooms = empty_rooms(Rng(agent.seeds), "rooms", 0, 20, size)
-    schedule = Rng(agent.seeds).integers("schedule", number, (c.rollout_length, c.num_worlds), 20)
-    worlds = CaveWorlds(range(seeds), c.num_worlds, size, max_episode_steps)
+    schedule = Rng(agent.seeds).integers("schedule", number, (c.rollout_length, c.num_envs), 20)
+    worlds = CaveWorlds(range(seeds), c.num_envs, size, max_episode_steps)
     return play(agent, worlds, rooms, schedule, Rng(agent.seeds), "test", number)
 
 
@@ -239,7 +239,7 @@ def test_a_seed_whose_loss_is_not_finite_stands_still():
 def test_it_learns_small_empty_rooms():
     """6x6 rooms, any start and goal: from one in ten to nearly always, in well under a minute."""
     agent = student(
-        hidden_dim=32, filters=8, num_worlds=32, rollout_length=64, epochs=8,
+        hidden_dim=32, filters=8, num_envs=32, rollout_length=64, epochs=8,
         learning_rate=5e-3, discount=0.97, gae_lambda=0.9,
     )  # fmt: skip
     shares = []

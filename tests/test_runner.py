@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.td3 import TD3, TD3Config
-from envs.worlds import Worlds
+from envs.gym_vector import GymVectorEnv
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints
 from rlreg.errors import NonFiniteError, UserError
 from rlreg.logger import EvalTable
 from rlreg.regularizers import BEER
-from rlreg.runs import RunFolder
+from rlreg.run_folder import RunFolder
 
 
 def start(runner, *overrides):
@@ -95,7 +95,7 @@ def test_a_run_leaves_results_events_and_checkpoints(runner, tmp_path):
         pytest.param(["env=gym/Pendulum-v1", "agent=beer_td3", "compile=compile"], marks=pytest.mark.slow),
         # A task that changes its model every episode; the ring wraps around (300 slots, 400 rows).
         ["env=dmc/finger-turn_hard", "agent=beer", "seeds=2", "train.buffer_capacity=300"],
-        ["env=gym/Hopper-v4", "agent=infer", "seeds=1", "train.num_worlds=2"],
+        ["env=gym/Hopper-v4", "agent=infer", "seeds=1", "train.num_envs=2"],
     ],
 )
 def test_a_killed_run_resumes_to_the_bit(runner, tmp_path, overrides):
@@ -121,7 +121,7 @@ def test_a_killed_run_resumes_to_the_bit(runner, tmp_path, overrides):
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_process_group_leaves_a_resumable_run(runner, tmp_path, sig, workers):
     """A terminal's Ctrl-C and a cluster's SIGTERM reach the run's workers too."""
-    settings = ["train.num_worlds=2", f"env.workers={workers}", "train.total_steps=100000", "eval.every=100000"]
+    settings = ["train.num_envs=2", f"env.workers={workers}", "train.total_steps=100000", "eval.every=100000"]
     process = start(runner, *settings, f"run_dir={tmp_path}/run")
     kill_after(process, tmp_path / "run", 100, sig, os.killpg)
     out = process.stderr.read()
@@ -248,14 +248,14 @@ class Broken(gymnasium.Env):
 
 @pytest.mark.parametrize("field", ["observation", "reward"])
 def test_a_non_finite_world_stops_with_step_and_seed(tmp_path, field):
-    env = Worlds(partial(Broken, field=field), "broken", [0, 1], 1)
+    env = GymVectorEnv(partial(Broken, field=field), "broken", [0, 1], 1)
     env.reset()
     with pytest.raises(NonFiniteError, match=rf"{field}.*step 150.*seed 1"):
         for _ in range(200):
             env.step(torch.zeros(2, 1, 1))
 
 
-def test_a_frozen_seed_is_reported_by_the_next_checkpoint(monkeypatch, capsys, tmp_path):
+def test_a_diverged_seed_is_reported_by_the_next_checkpoint(monkeypatch, capsys, tmp_path):
     """Also where no log is due before it: a resumed run takes it for reported."""
 
     def update(self, batch, step, update_actor):
@@ -266,16 +266,16 @@ def test_a_frozen_seed_is_reported_by_the_next_checkpoint(monkeypatch, capsys, t
     monkeypatch.setattr(TD3, "update", update)
     settings = [s for s in TINY if "log_every" not in s]
     assert main(monkeypatch, *settings, "agent=ddpg", "seeds=[3,7]", f"run_dir={tmp_path}/run") == 0
-    dump = tmp_path / "run/frozen-seed-7-step-400.safetensors"
-    said = f"seed 7: the loss turned non-finite at or before step 400; this seed is frozen, its state is in {dump}"
+    dump = tmp_path / "run/diverged-seed-7-step-400.safetensors"
+    said = f"seed 7: the loss turned non-finite at or before step 400; this seed learns no more, its state is in {dump}"
     assert said in capsys.readouterr().err
     held = load_file(dump)
     last = Checkpoints(tmp_path / "run/checkpoints").load(400)[1]
     assert torch.equal(held["actor/0.weight"], last["agent/actor/0.weight"][1])
-    assert json.loads((tmp_path / "run/summary.json").read_text())["frozen"] == [7]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["diverged"] == [7]
 
 
-def test_a_seed_with_a_non_finite_loss_is_frozen_and_the_others_go_on():
+def test_a_seed_with_a_non_finite_loss_stops_and_the_others_go_on():
     config = TD3Config(hidden=[8, 8], num_critics=1, policy_delay=1, target_noise=0.0)
     agent, alone = TD3(config, BEER(), 3, 2, [0, 1, 2]), TD3(config, BEER(), 3, 2, [0])
     names, shapes = "oarn", [(16, 3), (16, 2), (16,), (16, 3)]
@@ -287,11 +287,11 @@ def test_a_seed_with_a_non_finite_loss_is_frozen_and_the_others_go_on():
         agent.update(batch, torch.tensor(number), True)
         alone.update(Batch(*(f[:1] for f in batch)), torch.tensor(number), True)
         if number == 10:
-            frozen = [agent.critic_params["1.weight"][1].clone(), agent.actor_params["1.weight"][1].clone()]
+            kept = [agent.critic_params["1.weight"][1].clone(), agent.actor_params["1.weight"][1].clone()]
     assert agent.alive.tolist() == [True, False, True]
-    # Frozen means still: no momentum moves it after the update that it died in.
-    assert torch.equal(agent.critic_params["1.weight"][1], frozen[0])
-    assert torch.equal(agent.actor_params["1.weight"][1], frozen[1])
+    # Diverged means still: no momentum moves it after the update that it died in.
+    assert torch.equal(agent.critic_params["1.weight"][1], kept[0])
+    assert torch.equal(agent.actor_params["1.weight"][1], kept[1])
     for name, params in agent.critic_params.items():
         assert torch.isfinite(params).all()
         assert torch.allclose(params[0], alone.critic_params[name][0], atol=1e-6)

@@ -26,7 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import agents
 import envs.registry
 import rlreg.sb3
-from agents.sb3 import SB3, SB3Config
+from agents.sb3_baselines import SB3, SB3Config
 from agents.td3 import TD3, TD3Config
 from envs.base import world_seed
 from envs.gym import make, make_single
@@ -34,10 +34,11 @@ from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints
 from rlreg.config import TrainConfig, register_schemas
 from rlreg.errors import UserError
+from rlreg.purpose import Purpose
 from rlreg.regularizers import BEER, Regularizer
+from rlreg.run_folder import RunFolder
 from rlreg.runner import load_agent, run
-from rlreg.runs import RunFolder
-from rlreg.training.sb3 import SB3Training
+from rlreg.training.sb3_baselines import SB3Training
 
 register_schemas()
 agents.register_schemas()
@@ -111,7 +112,8 @@ def test_a_loaded_model_acts_and_values_as_our_agent(trained, seed):
 def test_evaluate_policy_gives_the_return_of_our_own_evaluation(trained):
     """Same start states and policy; not to the bit, as the two sum their layers in different orders."""
     model = rlreg.sb3.load(trained, seed=9)
-    worlds = [lambda n=n: Monitor(make_single("Pendulum-v1", world_seed(9, n, purpose=1))) for n in range(2)]
+    streams = [world_seed(9, n, Purpose.EVALUATE) for n in range(2)]
+    worlds = [lambda stream=stream: Monitor(make_single("Pendulum-v1", stream)) for stream in streams]
     mean, _ = evaluate_policy(model, DummyVecEnv(worlds), n_eval_episodes=2)
     assert mean == pytest.approx(float(rows_of(trained)[-1]["return"]), rel=1e-3)
 
@@ -282,7 +284,7 @@ def test_a_baseline_is_evaluated_from_its_checkpoint(baseline, capsys):
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
 def test_other_algorithms(algorithm, tmp_path):
     more = ["agent.settings.n_steps=64"] if algorithm == "ppo" else []
-    folder = train_baseline(tmp_path / "run", algorithm, *more, "train.num_worlds=2", seeds="1")
+    folder = train_baseline(tmp_path / "run", algorithm, *more, "train.num_envs=2", seeds="1")
     returns = [float(row["return"]) for row in rows_of(folder)]
     assert len(returns) == 3 and all(-2000 < value < 0 for value in returns) and returns[-1] != returns[0]
     model = rlreg.sb3.load(folder)
@@ -338,7 +340,7 @@ def test_a_seed_s_result_does_not_depend_on_its_companions(baseline, tmp_path):
 
 
 def test_our_worlds_as_a_vector_environment_of_sb3():
-    env = rlreg.sb3.VecWorlds(make("Pendulum-v1", [3], num_worlds=2))
+    env = rlreg.sb3.VecWorlds(make("Pendulum-v1", [3], num_envs=2))
     assert env.num_envs == 2 and env.reset().shape == (2, 3)
     for step in range(1, 201):
         obs, reward, done, infos = env.step(np.zeros((2, 1), np.float32))

@@ -63,7 +63,7 @@ def test_two_runs_are_equal_to_the_bit() -> None:
     compare(first, 0, second, exact=True)
 
 
-def test_a_seed_whose_loss_turns_nan_is_frozen_and_the_others_go_on() -> None:
+def test_a_seed_whose_loss_turns_nan_stops_and_the_others_go_on() -> None:
     config = TD3Config(hidden=[32, 32], batch_size=16)
     healthy = train([3, 4], config, BEER(), updates=20)
     agent = TD3(config, BEER(), OBS, ACT, [3, 4])

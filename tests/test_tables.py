@@ -145,7 +145,7 @@ def test_again_only_what_is_missing_runs_and_then_nothing(first, capsys) -> None
 # ------------------------------------------- the report of given results
 
 
-def fill(cell: Cell, returns: list[list[float]], total: int | None, frozen: tuple[int, ...] = ()) -> None:
+def fill(cell: Cell, returns: list[list[float]], total: int | None, diverged: tuple[int, ...] = ()) -> None:
     """Results of a run: `returns` an evaluation and seed, every 100 steps; complete where `total` is given."""
     cell.folder.path.mkdir(parents=True)
     rows = [
@@ -158,7 +158,7 @@ def fill(cell: Cell, returns: list[list[float]], total: int | None, frozen: tupl
         final = {"return": returns[-1], "q_error": [np.nan] + [2.0 * v for v in returns[-1][1:]], "rank": [7.0, 8.0]}
         results = {"seeds": [0, 1], "steps": total, "final": final, "return_last_ten": returns[-1]}
         machine = {"commit": "abc1234", "gpu": None, "cpu": "A CPU", "cores": 2, "versions": {"torch": "2.0"}}
-        cell.folder.summary.write_text(json.dumps(results | {"frozen": list(frozen), "provenance": machine}))
+        cell.folder.summary.write_text(json.dumps(results | {"diverged": list(diverged), "provenance": machine}))
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def given(tmp_path) -> Iterator[list[str]]:
     overrides = [*RUN, f"runs_root={tmp_path}", "train.total_steps=300"]
     cells = cells_of(*overrides)
     fill(cells["dmc/cartpole-balance", "ddpg"], [[0.0, 0.0], [100.0, 200.0]], 300)
-    fill(cells["dmc/cartpole-balance", "beer"], [[0.0, 0.0], [300.0, 500.0]], 300, frozen=(1,))
+    fill(cells["dmc/cartpole-balance", "beer"], [[0.0, 0.0], [300.0, 500.0]], 300, diverged=(1,))
     fill(cells["gym/Pendulum-v1", "ddpg"], [[0.0, 0.0], [-900.0, -700.0]], 300)
     fill(cells["gym/Pendulum-v1", "beer"], [[0.0, 0.0], [-9.0, -7.0], [-8.0, -6.0]], None)
     yield overrides
@@ -201,7 +201,7 @@ def test_report(given, tmp_path, capsys) -> None:
         "- command: `python run.py mode=table",
         "- commit: abc1234",
         "- hardware: no GPU, A CPU, 2 cores",
-        "- † dmc/cartpole-balance beer: seed 1 was frozen",
+        "- † dmc/cartpole-balance beer: seed 1 diverged",
     ):
         assert line in text
     assert (

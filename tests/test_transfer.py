@@ -15,7 +15,7 @@ from envs.cave.worlds import CaveWorlds
 from rlreg.checkpoint import copy_into, flatten
 from rlreg.regularizers import Regularizer
 from rlreg.rng import Rng
-from rlreg.rollouts import Acted
+from rlreg.rollouts import PolicyOutput
 from rlreg.transfer import LevelClassifier, Outcome, attempt, shift_gap
 
 SMALL = {"hidden_dim": 16, "filters": 4, "head_dim": 8}
@@ -30,12 +30,12 @@ class Straight:
 
     seeds, num_actions = (0,), 7
 
-    def initial_state(self, num_worlds):
+    def initial_state(self, num_envs):
         return None
 
     def act(self, obs, start, state, uniform):
         action = torch.full(obs.direction.shape, 2)
-        return Acted(action, action.float(), action.float(), None, None)
+        return PolicyOutput(action, action.float(), action.float(), None, None)
 
 
 def corridor(length, size=9):

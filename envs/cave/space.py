@@ -15,6 +15,7 @@ from envs.cave.level_sets import SPLITS, LevelSet, level_set
 from envs.cave.rendering import sheet
 from envs.cave.worlds import NUM_ACTIONS, CaveWorlds
 from rlreg.errors import require
+from rlreg.purpose import Purpose
 from rlreg.rng import Rng
 
 LEVELS = True
@@ -49,9 +50,9 @@ class CaveEscape:
             held_out = self._set(name, layouts)
             self.evaluation[name] = self._maps(held_out.first(min(evaluate_count or len(held_out), len(held_out))))
 
-    def worlds(self, seeds: Sequence[int], num_worlds: int, size: int | None = None) -> CaveWorlds:
+    def worlds(self, seeds: Sequence[int], num_envs: int, size: int | None = None) -> CaveWorlds:
         """Worlds for levels of `size`, that of the training levels by default."""
-        return CaveWorlds(seeds, num_worlds, size or self.size, self.max_episode_steps, self.device)
+        return CaveWorlds(seeds, num_envs, size or self.size, self.max_episode_steps, self.device)
 
     def random_levels(self, rng: Rng, stream: str, step: int, count: int) -> Tensor:
         """DR's levels, (S, count, G, G)."""
@@ -90,8 +91,8 @@ class CaveEscape:
 def make(
     dataset: str,
     seeds: Sequence[int],
-    num_worlds: int = 1,
-    purpose: int = 0,
+    num_envs: int = 1,
+    purpose: Purpose = Purpose.TRAIN,
     device: torch.device | str = "cpu",
     **settings: Any,
 ) -> CaveEscape:

@@ -98,7 +98,7 @@ class CaveWorlds:
     def __init__(
         self,
         seeds: Sequence[int],
-        num_worlds: int,
+        num_envs: int,
         size: int = 15,
         max_episode_steps: int | None = None,
         device: torch.device | str = "cpu",
@@ -108,16 +108,16 @@ class CaveWorlds:
         only their number matters. Raises `UserError` for sizes below 4 or counts below 1.
         """
         require(size >= 4, "size", size, "a whole number >= 4")
-        require(num_worlds >= 1, "num_worlds", num_worlds, "a whole number >= 1")
+        require(num_envs >= 1, "num_envs", num_envs, "a whole number >= 1")
         self.max_episode_steps = size * size * 10 // 9 if max_episode_steps is None else max_episode_steps
         require(self.max_episode_steps >= 1, "max_episode_steps", max_episode_steps, "a whole number >= 1")
-        self.seeds, self.num_worlds, self.size = tuple(seeds), num_worlds, size
+        self.seeds, self.num_envs, self.size = tuple(seeds), num_envs, size
         self.device = torch.device(device)
         # The grid is the level with walls around it, as far as the view reaches, so that no index needs a check.
         # Rows share the walls between them: what lies left of one row are the walls right of the row before.
         self._stride = size + _REACH
         self._tables = _tables(self._stride, self.max_episode_steps, self.device)
-        shape = (len(self.seeds), num_worlds)
+        shape = (len(self.seeds), num_envs)
         walls = torch.full((*shape, size, size), WALL, dtype=torch.uint8, device=self.device)
         self._grid, self._position = self._load(walls)
         self._direction = torch.zeros(shape, dtype=torch.int64, device=self.device)

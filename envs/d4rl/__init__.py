@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from envs.d4rl.names import MINARI, dataset_names, info, normalised_score
 from envs.d4rl.simulators import make_single
+from rlreg.purpose import Purpose
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +27,8 @@ __all__ = ["dataset", "dataset_names", "fetch", "info", "make", "make_single", "
 def make(
     id: str,
     seeds: Sequence[int],
-    num_worlds: int = 1,
-    purpose: int = 1,
+    num_envs: int = 1,
+    purpose: Purpose = Purpose.EVALUATE,
     path: str | None = None,
     mirror: str | None = None,
     stored_next_observations: bool = False,
@@ -38,9 +39,9 @@ def make(
 
     The same options as `dataset`, which describe one configuration together with this; the data are not read here.
     """
-    from envs.worlds import Worlds  # here, so that worker processes, which import this module, load no torch
+    from envs.gym_vector import GymVectorEnv  # here, so that worker processes, which import this module, load no torch
 
-    return Worlds(partial(make_single, id), id, seeds, num_worlds, purpose, workers, device)
+    return GymVectorEnv(partial(make_single, id), id, seeds, num_envs, purpose, workers, device)
 
 
 def dataset(

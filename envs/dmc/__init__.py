@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from envs.dmc.dm_control_env import DMControlEnv, task_names
+from rlreg.purpose import Purpose
 
 if TYPE_CHECKING:
     import torch
@@ -25,14 +26,14 @@ make_single = DMControlEnv
 def make(
     task: str,
     seeds: Sequence[int],
-    num_worlds: int = 1,
-    purpose: int = 0,
+    num_envs: int = 1,
+    purpose: Purpose = Purpose.TRAIN,
     action_repeat: int = 1,
     workers: int | str = 0,
     device: str | torch.device = "cpu",
 ) -> VectorEnv:
-    """S x N worlds of `task`; purpose 0 trains, 1 evaluates. See `envs.worlds.Worlds`. Raises `UserError`."""
-    from envs.worlds import Worlds  # here, so that worker processes, which import this module, load no torch
+    """S x N worlds of `task` for one purpose. See `envs.gym_vector.GymVectorEnv`. Raises `UserError`."""
+    from envs.gym_vector import GymVectorEnv  # here, so that worker processes, which import this module, load no torch
 
     single = partial(DMControlEnv, task, action_repeat=action_repeat)
-    return Worlds(single, task, seeds, num_worlds, purpose, workers, device)
+    return GymVectorEnv(single, task, seeds, num_envs, purpose, workers, device)

@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints, copy_into, flatten, save_synced
+from rlreg.compilation import prepare
 from rlreg.config import EvalConfig, TrainConfig
 from rlreg.errors import NonFiniteError
 from rlreg.evaluation import REPRESENTATION, evaluate, representation
-from rlreg.graphs import prepare
 from rlreg.logger import EvalTable, Logger
-from rlreg.runs import RunFolder, flat_settings
+from rlreg.purpose import Purpose
+from rlreg.run_folder import RunFolder, flat_settings
 
 # TensorBoard's names for the columns of eval.csv.
 EVAL_TAGS = {
@@ -44,7 +45,7 @@ class Interrupted(Exception):
 
 
 class Memory(Protocol):
-    """Where batches come from: `Replay` or `Frozen`."""
+    """Where batches come from: `Replay` or `DatasetBuffer`."""
 
     inserted: int
 
@@ -76,7 +77,7 @@ class Training(ABC):
         self.updates = 0
         self.seconds_before = 0.0  # of the parts of a resumed run before this one, up to the checkpoint
         self.metrics: dict[str, Tensor] = {}
-        self.reported_dead = torch.zeros(len(agent.seeds), dtype=torch.bool)
+        self.reported_diverged = torch.zeros(len(agent.seeds), dtype=torch.bool)
 
     # ------------------------------------------------------------- the loop
 
@@ -153,22 +154,22 @@ class Training(ABC):
         elapsed = time.perf_counter() - self.started
         self.logger.scalar(self.step, "time/fps", (self.step - self.first_step) / elapsed)
         self.logger.scalar(self.step, "train/n_updates", self.updates)
-        self._report_frozen_seeds()
+        self._report_diverged_seeds()
 
-    def _report_frozen_seeds(self) -> None:
+    def _report_diverged_seeds(self) -> None:
         """Say once of each seed that its loss turned non-finite, and write what it held to a file."""
         dead = ~self.agent.alive.cpu()
-        for i in (dead & ~self.reported_dead).nonzero().flatten().tolist():
+        for i in (dead & ~self.reported_diverged).nonzero().flatten().tolist():
             seed = self.agent.seeds[i]
-            path = self.folder.path / f"frozen-seed-{seed}-step-{self.step}.safetensors"
+            path = self.folder.path / f"diverged-seed-{seed}-step-{self.step}.safetensors"
             held = {k: v[i].contiguous() for k, v in flatten(self.agent.state()).items() if v.dim()}
             save_synced(held, path)
             tqdm.write(
-                f"warning: seed {seed}: the loss turned non-finite at or before step {self.step}; this seed is "
-                f"frozen, its state is in {path}, the others go on",
+                f"warning: seed {seed}: the loss turned non-finite at or before step {self.step}; this seed "
+                f"learns no more, its state is in {path}, the others go on",
                 file=sys.stderr,
             )
-        self.reported_dead |= dead
+        self.reported_diverged |= dead
 
     def _results(self) -> dict[str, Any]:
         columns = {name: self.eval_table.column(name) for name in self.eval_tags}  # (evaluations, S)
@@ -183,7 +184,7 @@ class Training(ABC):
             "final": final,
             # without the untrained policy's, where there are not as many
             **{f"{name}_last_ten": columns[name][1:][-10:].mean(dim=0).tolist() for name in averaged},
-            "frozen": [s for s, alive in zip(self.agent.seeds, self.agent.alive.tolist(), strict=True) if not alive],
+            "diverged": [s for s, alive in zip(self.agent.seeds, self.agent.alive.tolist(), strict=True) if not alive],
             "seconds": round(self._seconds(), 1),
         }
 
@@ -213,7 +214,7 @@ class Training(ABC):
 
     def save(self) -> None:
         """Write a checkpoint of this moment. There is no generator to save: random numbers are counted."""
-        self._report_frozen_seeds()  # a resumed run takes those of its checkpoint for reported
+        self._report_diverged_seeds()  # a resumed run takes those of its checkpoint for reported
         self.logger.flush()  # no point older than the checkpoint is lost with this process
         self.checkpoints.save(self.step, flatten(self._tensors()), self._info())
 
@@ -226,7 +227,7 @@ class Training(ABC):
         copy_into(self._tensors(), tensors, str(self.folder.checkpoints))
         self.updates, self.seconds_before = info["updates"], info.get("seconds", 0.0)
         self._restore_info(info)
-        self.reported_dead = ~self.agent.alive.cpu()
+        self.reported_diverged = ~self.agent.alive.cpu()
         return True
 
     def _restore_info(self, info: dict[str, Any]) -> None:  # noqa: B027 (optional)
@@ -239,7 +240,7 @@ class BatchTraining(Training):
     def __init__(
         self,
         agent: Any,
-        make_env: Callable[[int, int], Any],
+        make_env: Callable[[int, Purpose], Any],
         train: TrainConfig,
         evaluation: EvalConfig,
         folder: RunFolder,
@@ -248,13 +249,13 @@ class BatchTraining(Training):
         num_updates: int,
         per_call: int = 1,
     ) -> None:
-        """`make_env(num_worlds, 1)` gives the worlds to evaluate in.
+        """`make_env(num_envs, Purpose.EVALUATE)` gives the worlds to evaluate in.
 
         A run makes `num_updates` updates in all, `per_call` of them each time it learns.
         """
         super().__init__(agent, train, evaluation, folder)
         self.memory = memory
-        self.eval_env = make_env(evaluation.episodes, 1)
+        self.eval_env = make_env(evaluation.episodes, Purpose.EVALUATE)
         self.closing.callback(self.eval_env.close)
         self.eval_env.reset()
         self.eval_start = self.eval_env.state_dict()

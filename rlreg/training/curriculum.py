@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from rlreg.checkpoint import write_atomic
 from rlreg.config import EvalConfig, TrainConfig
+from rlreg.purpose import Purpose
 from rlreg.rng import Rng
-from rlreg.rollouts import Worlds
-from rlreg.runs import RunFolder
+from rlreg.rollouts import LevelWorlds
+from rlreg.run_folder import RunFolder
 from rlreg.stats import mean_interval
 from rlreg.training.base import Training
 from rlreg.transfer import LevelClassifier, Outcome, attempt, shift_gap
@@ -52,7 +53,7 @@ class LevelSpace(Protocol):
     evaluation: Mapping[str, Tensor]
     """Levels (L, G, G) to measure transfer on, by the name of their set; the first set is the held-out one."""
 
-    def worlds(self, seeds: Sequence[int], num_worlds: int, size: int | None = None) -> Worlds: ...
+    def worlds(self, seeds: Sequence[int], num_envs: int, size: int | None = None) -> LevelWorlds: ...
     def random_levels(self, rng: Rng, stream: str, step: int, count: int) -> Tensor: ...
     def empty_rooms(self, rng: Rng, stream: str, step: int, count: int) -> Tensor: ...
     def edit(self, levels: Tensor, rng: Rng, stream: str, step: int, num_edits: int) -> Tensor: ...
@@ -69,7 +70,7 @@ class CurriculumTraining(Training):
     def __init__(
         self,
         agent: Any,
-        make_env: Callable[[int, int], LevelSpace],
+        make_env: Callable[[int, Purpose], LevelSpace],
         train: TrainConfig,
         evaluation: EvalConfig,
         folder: RunFolder,
@@ -86,7 +87,7 @@ class CurriculumTraining(Training):
         }
         settings = agent.config.information
         self.classifier = LevelClassifier(agent.rng, agent.config.student.hidden_dim, len(self.space.dataset))
-        self.classifier_worlds = self.space.worlds(agent.seeds, settings.num_worlds)
+        self.classifier_worlds = self.space.worlds(agent.seeds, settings.num_envs)
         self.information = torch.full((len(agent.seeds),), torch.nan, device=agent.device)
         """(S,): the newest bound on the mutual information of features and levels."""
         self.outcomes: dict[str, Outcome] = {}
@@ -127,8 +128,8 @@ class CurriculumTraining(Training):
 
     def _evaluate(self, bar: Any) -> None:
         super()._evaluate(bar)
-        if self.agent.fresh is not None:
-            self._show("levels/new", self.agent.fresh[0])
+        if self.agent.new_levels is not None:
+            self._show("levels/new", self.agent.new_levels[0])
         probability = self.agent.distribution()
         if probability is not None and probability[0].any():
             mass, likeliest = probability[0].topk(min(SHOWN_LEVELS, probability.shape[1]))

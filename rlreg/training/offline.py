@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from rlreg.buffers import Frozen
+from rlreg.buffers import DatasetBuffer
 from rlreg.config import EvalConfig, TrainConfig
 from rlreg.errors import UserError
-from rlreg.runs import RunFolder
+from rlreg.purpose import Purpose
+from rlreg.run_folder import RunFolder
 from rlreg.training.base import EVAL_TAGS, BatchTraining
 
 Score = Callable[[Tensor], Tensor]
@@ -26,12 +27,12 @@ class OfflineTraining(BatchTraining):
     def __init__(
         self,
         agent: Any,
-        make_env: Callable[[int, int], Any],
+        make_env: Callable[[int, Purpose], Any],
         train: TrainConfig,
         evaluation: EvalConfig,
         folder: RunFolder,
         compile: str,
-        data: Frozen,
+        data: DatasetBuffer,
         score: Score | None = None,
     ) -> None:
         """`score` adds a column to eval.csv: the mean return, normalised."""
@@ -74,7 +75,7 @@ class OfflineTraining(BatchTraining):
         require_same_data(self.data, info["dataset"], self.folder)
 
 
-def require_same_data(data: Frozen, checksum: int, folder: RunFolder) -> None:
+def require_same_data(data: DatasetBuffer, checksum: int, folder: RunFolder) -> None:
     """Raise `UserError` unless `data` are those, by their checksum, that the run in `folder` learns from."""
     if data.checksum != checksum:
         raise UserError(

@@ -12,8 +12,9 @@ from rlreg.buffers import Replay
 from rlreg.checkpoint import ReplayLog
 from rlreg.config import EvalConfig, TrainConfig
 from rlreg.errors import UserError
+from rlreg.purpose import Purpose
 from rlreg.rng import Block, Rng
-from rlreg.runs import RunFolder
+from rlreg.run_folder import RunFolder
 from rlreg.training.base import BatchTraining
 
 
@@ -23,15 +24,15 @@ class OnlineTraining(BatchTraining):
     def __init__(
         self,
         agent: Any,
-        make_env: Callable[[int, int], Any],
+        make_env: Callable[[int, Purpose], Any],
         train: TrainConfig,
         evaluation: EvalConfig,
         folder: RunFolder,
         compile: str,
     ) -> None:
-        """`make_env(num_worlds, purpose)` gives the training worlds (purpose 0) and the evaluation's (1)."""
+        """`make_env(num_envs, purpose)` gives the training worlds and those to evaluate in."""
         seeds, device = agent.seeds, agent.device
-        self.env, self.stride = make_env(train.num_worlds, 0), train.num_worlds
+        self.env, self.stride = make_env(train.num_envs, Purpose.TRAIN), train.num_envs
         capacity = min(train.buffer_capacity, train.total_steps)
         self.replay = Replay(seeds, capacity, agent.obs_dim, agent.action_dim, device)
         self.replay_log = ReplayLog(folder.replay)
@@ -39,10 +40,10 @@ class OnlineTraining(BatchTraining):
         super().__init__(agent, make_env, train, evaluation, folder, compile, self.replay, updates)
         self.closing.callback(self.env.close)
 
-        rng, shape = Rng(seeds, device), (train.num_worlds, agent.action_dim)
+        rng, shape = Rng(seeds, device), (train.num_envs, agent.action_dim)
         self.random_action = Block(rng, "uniform", "act/warmup", shape)
         self.noise = Block(rng, "normal", "act/noise", shape)
-        zeros = torch.zeros(len(seeds), train.num_worlds, device=device)
+        zeros = torch.zeros(len(seeds), train.num_envs, device=device)
         self.episode_return, self.episode_length = zeros.clone(), zeros.clone()
         nothing = torch.full((len(seeds),), torch.nan, device=device)
         self.last_episode = {"rollout/ep_rew_mean": nothing.clone(), "rollout/ep_len_mean": nothing.clone()}
@@ -54,7 +55,7 @@ class OnlineTraining(BatchTraining):
 
     def _iterate(self) -> None:
         """One step of every world, then the updates that are due."""
-        iteration = self.step // self.cfg.num_worlds
+        iteration = self.step // self.cfg.num_envs
         learning = self.step >= self.cfg.warmup_steps
 
         # ACT
@@ -70,11 +71,11 @@ class OnlineTraining(BatchTraining):
         self.replay.add(self.obs, action, reward, final_obs, terminated)
         self._count_episodes(reward, terminated | truncated)
         self.obs = obs
-        self.step += self.cfg.num_worlds
+        self.step += self.cfg.num_envs
 
         # LEARN
         if learning:
-            for _ in range(self.cfg.updates_per_step * self.cfg.num_worlds):
+            for _ in range(self.cfg.updates_per_step * self.cfg.num_envs):
                 self._learn()
 
     def _count_episodes(self, reward: Tensor, done: Tensor) -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.errors import UserError
-from rlreg.levels import LevelsConfig, Priority, ScoredLevels, Scores, draw, episode_scores
+from rlreg.level_buffer import LevelsConfig, Priority, ScoredLevels, Scores, draw, episode_scores
 from rlreg.rng import Rng
 
 SEEDS = (4, 9, 2)

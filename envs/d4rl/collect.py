@@ -42,12 +42,17 @@ from envs.d4rl.writing import Rows, joined, target, write_hdf5
 from rlreg.checkpoint import Checkpoints, ReplayLog
 from rlreg.config import CollectConfig, Config, seed_list
 from rlreg.errors import UserError, unknown
+from rlreg.purpose import Purpose
 from rlreg.rng import Block, Rng
+from rlreg.run_folder import RunFolder, provenance
 from rlreg.runner import build_single, load_agent, train
-from rlreg.runs import RunFolder, provenance
 
 KINDS = ("random", "medium", "expert", "medium-expert", "medium-replay", "full-replay")
-PURPOSE = {"random": 2, "medium": 3, "expert": 4}
+PURPOSE = {
+    "random": Purpose.COLLECT_RANDOM,
+    "medium": Purpose.COLLECT_MEDIUM,
+    "expert": Purpose.COLLECT_EXPERT,
+}
 """Of the worlds that a policy gathers in, beside those of training and evaluation; see `envs.base.world_seed`."""
 KEEP_ALL = 1_000_000
 """Checkpoints: more than any run has evaluations."""
@@ -120,7 +125,7 @@ def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, A
             raise UserError(f"run_dir={folder.path}: no checkpoint yet")
         return _replay(folder, run_cfg, seed, step[0]), about | {"steps": step}
 
-    course = Course(folder, seed)
+    course = ReturnCurve(folder, seed)
     steps = {
         kind: course.step(kind, wanted.fraction) if cfg.checkpoint is None else cfg.checkpoint for kind in policies
     }
@@ -181,7 +186,7 @@ def _commit_of(folder: RunFolder) -> str:
 # ------------------------------------------------------------------ policies
 
 
-class Course:
+class ReturnCurve:
     """How the evaluated return of one seed of a run went, and which of its checkpoints are there."""
 
     def __init__(self, folder: RunFolder, seed: int) -> None:
@@ -308,7 +313,7 @@ def _replay(folder: RunFolder, run_cfg: DictConfig, seed: int, step: int) -> Row
             f"run_dir={folder.path}: its replay memory was overwritten before step {step}; train with "
             f"train.buffer_capacity={held} or more"
         )
-    i, worlds = seed_list(run_cfg.seeds).index(seed), run_cfg.train.num_worlds
+    i, worlds = seed_list(run_cfg.seeds).index(seed), run_cfg.train.num_envs
     table = torch.cat([log.read(first, last)[i] for first, last in chunks]).numpy()  # (T * N, width)
     table = table.reshape(-1, worlds, table.shape[-1]).swapaxes(0, 1)  # (N, T, width)
     obs_dim, action_dim = _sizes(run_cfg)

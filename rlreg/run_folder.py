@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlreg.checkpoint import write_atomic
 from rlreg.errors import UserError
+from rlreg.old_names import with_new_names, with_old_names
 
 # What may change between the two parts of a resumed run without changing what it computes.
 _NOT_IDENTITY = {
@@ -72,14 +73,14 @@ class RunFolder:
         if not self.config.exists():
             raise UserError(f"run_dir={self.path}: no run there (no config.yaml); give the folder of a run")
         try:
-            return OmegaConf.load(self.config)
+            return OmegaConf.create(with_new_names(OmegaConf.to_container(OmegaConf.load(self.config))))
         except (OSError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.config}: cannot be read ({reason}); mend or delete it") from None
 
     def results(self) -> dict[str, Any]:
         """The final figures of a complete run."""
-        return json.loads(self.summary.read_text())
+        return with_new_names(json.loads(self.summary.read_text()))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -166,4 +167,4 @@ def _agent_name(cfg: DictConfig) -> str:
 
 
 def _fingerprint(cfg: DictConfig) -> str:
-    return hashlib.sha256(json.dumps(_identity(cfg), sort_keys=True).encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(with_old_names(_identity(cfg)), sort_keys=True).encode()).hexdigest()[:10]

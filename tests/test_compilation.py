@@ -14,8 +14,8 @@ import torch
 
 from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Replay
+from rlreg.compilation import WORTHWHILE_UPDATES, prepare
 from rlreg.errors import UserError
-from rlreg.graphs import WORTHWHILE_UPDATES, prepare
 from rlreg.regularizers import BEER
 
 OBS, ACT = 5, 2
@@ -96,7 +96,7 @@ def test_without_a_compiler_auto_falls_back_with_one_warning(tmp_path: Path) -> 
         import warnings
         import torch
         from tests.test_graphs import CPU, learner
-        from rlreg.graphs import prepare
+        from rlreg.compilation import prepare
 
         agent, replay = learner(range(1))
         calls = []

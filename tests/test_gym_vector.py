@@ -22,8 +22,9 @@ import envs.dmc
 import envs.gym
 from envs.base import Step, VectorEnv, world_seed
 from envs.dmc import DMControlEnv
-from envs.worlds import Worlds, _processes
+from envs.gym_vector import GymVectorEnv, _processes
 from rlreg.errors import NonFiniteError, UserError
+from rlreg.purpose import Purpose
 
 
 class Countdown(gymnasium.Env):
@@ -76,12 +77,12 @@ def make(task: str, workers: int, seeds: tuple[int, ...] = (0, 5)) -> VectorEnv:
     """Two worlds a seed, with episodes of at most 25 steps."""
     if "-v" in task:
         return envs.gym.make(task, seeds, 2, workers=workers, max_episode_steps=25)
-    return Worlds(partial(short, task), task, seeds, 2, workers=workers)
+    return GymVectorEnv(partial(short, task), task, seeds, 2, workers=workers)
 
 
 def actions(env: VectorEnv, steps: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(steps, len(env.seeds), env.num_worlds, env.action_dim, generator=generator) * 2 - 1
+    return torch.rand(steps, len(env.seeds), env.num_envs, env.action_dim, generator=generator) * 2 - 1
 
 
 def run(env: VectorEnv, acts: torch.Tensor) -> list[Step]:
@@ -158,12 +159,12 @@ def test_state_of_other_worlds_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"seeds \[0, 5\] with 4 worlds in all does not fit seeds \[0\] with 2"
     ):
-        Worlds(partial(short, "cartpole-balance"), "c", [0], 2).load_state_dict(env.state_dict())
+        GymVectorEnv(partial(short, "cartpole-balance"), "c", [0], 2).load_state_dict(env.state_dict())
 
 
 @pytest.mark.parametrize("terminates", [False, True])
 def test_ends(terminates: bool) -> None:
-    env = Worlds(partial(Countdown, terminates=terminates), "countdown", [1, 2], 3)
+    env = GymVectorEnv(partial(Countdown, terminates=terminates), "countdown", [1, 2], 3)
     first = env.reset()
     for step in run(env, actions(env, 3)):
         assert torch.equal(step.obs, step.final_obs)
@@ -177,7 +178,7 @@ def test_ends(terminates: bool) -> None:
 
 def test_returned_tensors_are_the_callers() -> None:
     """A stored observation must not change at the next step, nor a stored action."""
-    env = Worlds(Countdown, "countdown", [1], 1)
+    env = GymVectorEnv(Countdown, "countdown", [1], 1)
     obs, action = env.reset(), torch.zeros(1, 1, 1)
     step = env.step(action)
     kept = [tensor.clone() for tensor in (obs, *step)]
@@ -189,7 +190,8 @@ def test_returned_tensors_are_the_callers() -> None:
 
 @pytest.mark.parametrize("field, workers", [("observation", 0), ("reward", 0), ("reward", 2)])
 def test_non_finite_values_stop_with_field_step_seed_and_world(field: str, workers: int, capfd) -> None:
-    env = Worlds(partial(Countdown, fails=field), "countdown", [3, 4], 1, purpose=1, workers=workers)
+    single = partial(Countdown, fails=field)
+    env = GymVectorEnv(single, "countdown", [3, 4], 1, purpose=Purpose.EVALUATE, workers=workers)
     env.reset()
     run(env, actions(env, 2))
     field = {"observation": r"observation\[1\] is inf", "reward": "reward is nan"}[field]
@@ -211,7 +213,7 @@ def test_diverged_physics_is_a_non_finite_error() -> None:
 
 
 def test_a_worker_that_dies_in_a_step_is_an_error_and_closing_does_not_wait_for_it() -> None:
-    env = Worlds(partial(Countdown), "countdown", [3, 4], 1, workers=2)
+    env = GymVectorEnv(partial(Countdown), "countdown", [3, 4], 1, workers=2)
     env.reset()
     processes = env._processes.processes
     os.kill(processes[1].pid, signal.SIGSTOP)  # so that it is surely killed before it answers
@@ -241,14 +243,14 @@ def test_a_process_ends_with_its_workers(end: str) -> None:
 
 def test_every_world_has_its_own_stream() -> None:
     train, again = (envs.dmc.make("cartpole-balance", [0, 1], 2) for _ in range(2))
-    evaluation = envs.dmc.make("cartpole-balance", [0, 1], 2, purpose=1)
+    evaluation = envs.dmc.make("cartpole-balance", [0, 1], 2, purpose=Purpose.EVALUATE)
     alone = envs.dmc.make("cartpole-balance", [1], 2)
     starts = torch.cat([train.reset().flatten(0, 1), evaluation.reset().flatten(0, 1)])
     assert len(starts.unique(dim=0)) == 8
     assert torch.equal(again.reset().flatten(0, 1), starts[:4])
     assert torch.equal(alone.reset().flatten(0, 1), starts[2:4])
     assert not torch.equal(again.reset().flatten(0, 1), starts[:4])  # the streams go on
-    assert world_seed(9, 0) == 9 and world_seed(9, 0, purpose=1) != 9
+    assert world_seed(9, 0) == 9 and world_seed(9, 0, purpose=Purpose.EVALUATE) != 9
 
 
 def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:

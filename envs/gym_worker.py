@@ -102,7 +102,7 @@ class World:
 class Group(gymnasium.Env):
     """Several worlds as one environment whose every quantity has a leading axis of `rows` worlds.
 
-    `Worlds` steps one group in process, or hands several to Gymnasium's `AsyncVectorEnv`, one a process. An
+    `GymVectorEnv` steps one group in process, or hands several to Gymnasium's `AsyncVectorEnv`, one a process. An
     observation is `(2, rows, O)`: those to act on, and those that the last actions led to (they differ where
     an episode ended and the next began), so that both travel through shared memory. A non-finite value comes
     back as `info['error']`: an exception would make the worker print a traceback.

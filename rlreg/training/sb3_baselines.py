@@ -18,7 +18,8 @@ from rlreg.checkpoint import Checkpoints, copy_into, flatten, write_atomic
 from rlreg.config import EvalConfig, TrainConfig
 from rlreg.errors import NonFiniteError
 from rlreg.evaluation import evaluate
-from rlreg.runs import RunFolder
+from rlreg.purpose import Purpose
+from rlreg.run_folder import RunFolder
 from rlreg.sb3 import Models, VecWorlds, model_state
 from rlreg.training.base import EVAL_TAGS, Interrupted, interrupts
 
@@ -43,7 +44,7 @@ class SB3Training:
         folder: RunFolder,
         compile: str,
     ) -> None:
-        """`agent.build(seed, env, train)` gives an SB3 model, `make_env(num_worlds, purpose, seeds)` worlds.
+        """`agent.build(seed, env, train)` gives an SB3 model, `make_env(num_envs, purpose, seeds)` worlds.
 
         `compile` is for our own agents: SB3's updates run as they are.
         """
@@ -84,15 +85,15 @@ class SB3Training:
             "steps": self.cfg.total_steps,
             "final": {name: [float(rows[-1][name]) for rows in self.rows] for name in EVAL_TAGS},
             "return_last_ten": returns[:, 1:][:, -10:].mean(dim=1).tolist(),
-            "frozen": [],
+            "diverged": [],
             "seconds": round(seconds, 1),
         }
 
     def _train(self, i: int, interrupted: Callable[[], bool]) -> None:
         """Train seed number i; its networks and optimisers end up in `agent.models[i]`."""
         seed = self.agent.seeds[i]
-        env = VecMonitor(VecWorlds(self.make_env(self.cfg.num_worlds, 0, (seed,))))
-        eval_env = self.make_env(self.eval_cfg.episodes, 1, (seed,))
+        env = VecMonitor(VecWorlds(self.make_env(self.cfg.num_envs, Purpose.TRAIN, (seed,))))
+        eval_env = self.make_env(self.eval_cfg.episodes, Purpose.EVALUATE, (seed,))
         model = self.agent.build(seed, env, self.cfg)
         events = self.folder.tensorboard / f"seed-{seed}"
         shutil.rmtree(events, ignore_errors=True)  # of an attempt that was killed

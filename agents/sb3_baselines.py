@@ -1,7 +1,7 @@
 """Stable-Baselines3's own algorithms as baselines: `agent=sb3/td3`, `agent=sb3/sac`, `agent=sb3/ppo`.
 
-SB3 trains (`rlreg.training.sb3`); ours are the worlds, the evaluation, the run folder and the tables. Of
-`train` apply `total_steps`, `num_worlds` and `log_every`, and but for PPO `warmup_steps`, `updates_per_step` and
+SB3 trains (`rlreg.training.sb3_baselines`); ours are the worlds, the evaluation, the run folder and the tables. Of
+`train` apply `total_steps`, `num_envs` and `log_every`, and but for PPO `warmup_steps`, `updates_per_step` and
 `buffer_capacity`; a checkpoint is written at a seed's end. `compile` does not apply.
 """
 
@@ -25,7 +25,7 @@ from rlreg.config import TrainConfig
 from rlreg.errors import UserError, require, unknown
 from rlreg.regularizers import Regularizer
 from rlreg.sb3 import Models, Spaces, action_noise, model_state, off_policy_settings
-from rlreg.training.sb3 import SB3Training
+from rlreg.training.sb3_baselines import SB3Training
 
 ALGORITHMS = ("DDPG", "PPO", "SAC", "TD3")
 # Arguments of SB3's constructors that follow from other settings.
@@ -39,7 +39,7 @@ _OURS = {
 class SB3Config:
     """An algorithm of Stable-Baselines3 and its settings."""
 
-    _target_: str = "agents.sb3.SB3"
+    _target_: str = "agents.sb3_baselines.SB3"
     name: str = MISSING
     """What run folders and tables call the agent."""
     algorithm: str = MISSING

@@ -244,9 +244,9 @@ class ScoredLevels:
         total = number[:, -1:]
         self.staleness.copy_(torch.where(last > 0, total - last, self.staleness + total * self.filled))
 
-    def warm_up_cycles(self, num_worlds: int) -> int:
+    def warm_up_cycles(self, num_envs: int) -> int:
         """Calls of `draw_unseen` after which every dataset level is seen: 15 for 512 levels and 36 worlds."""
-        return -(-self.config.dataset_levels // num_worlds)
+        return -(-self.config.dataset_levels // num_envs)
 
     def draw_unseen(self, uniform: Tensor, count: int) -> Tensor:
         """Draw `count` dataset slots a seed, (S, count), uniformly without replacement among the unseen; record it.

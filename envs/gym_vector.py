@@ -1,4 +1,4 @@
-"""`Worlds`: S seeds times N worlds of any single Gymnasium environment, in process or in worker processes."""
+"""`GymVectorEnv`: S seeds times N worlds of any single Gymnasium environment, in process or in worker processes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.base import Step, VectorEnv, world_seed
-from envs.world import Group, in_worker
+from envs.gym_worker import Group, in_worker
 from rlreg.errors import NonFiniteError, UserError
+from rlreg.purpose import Purpose
 
 MIN_WORLDS_FOR_PROCESSES = 8
 """`workers='auto'` stays in process below this: a round trip costs about a step of a small task."""
 
 
-class Worlds(VectorEnv):
+class GymVectorEnv(VectorEnv):
     """S x N environments `make(seed)`, each with float32 observations (O,) and actions (A,) in [-1, 1].
 
     A step returns the same numbers whatever the number of workers: the same worlds, only dealt out.
@@ -38,8 +39,8 @@ class Worlds(VectorEnv):
         make: Callable[[int], gymnasium.Env],
         name: str,
         seeds: Sequence[int],
-        num_worlds: int,
-        purpose: int = 0,
+        num_envs: int,
+        purpose: Purpose = Purpose.TRAIN,
         workers: int | str = 0,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -47,12 +48,12 @@ class Worlds(VectorEnv):
 
         With workers `make` has to be picklable. Raises `UserError` for no seeds, no worlds or odd workers.
         """
-        if not seeds or num_worlds < 1:
-            raise UserError(f"at least one seed and one world, not {len(seeds)} seeds of {num_worlds} worlds")
-        self.seeds, self.num_worlds, self.device = tuple(seeds), num_worlds, torch.device(device)
-        self._worlds = len(self.seeds) * num_worlds
-        kind = "evaluation world" if purpose else "world"
-        keys = [(seed, world) for seed in self.seeds for world in range(num_worlds)]
+        if not seeds or num_envs < 1:
+            raise UserError(f"at least one seed and one world, not {len(seeds)} seeds of {num_envs} worlds")
+        self.seeds, self.num_envs, self.device = tuple(seeds), num_envs, torch.device(device)
+        self._worlds = len(self.seeds) * num_envs
+        kind = "evaluation world" if purpose is not Purpose.TRAIN else "world"
+        keys = [(seed, world) for seed in self.seeds for world in range(num_envs)]
         streams = [world_seed(seed, world, purpose) for seed, world in keys]
         labels = [f"{name} (seed {seed}, {kind} {world})" for seed, world in keys]
 
@@ -100,10 +101,10 @@ class Worlds(VectorEnv):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """{'seeds', 'worlds': [[{'rng', 'actions'} a world] a seed]}; see `envs.world.World.state`."""
+        """{'seeds', 'worlds': [[{'rng', 'actions'} a world] a seed]}; see `envs.gym_worker.World.state`."""
         groups = self._processes.get_attr("state") if self._processes else [self._group.state]
         flat = [state for group in groups for state in group]
-        n = self.num_worlds
+        n = self.num_envs
         return {
             "seeds": list(self.seeds),
             "worlds": [flat[i : i + n] for i in range(0, len(flat), n)],
@@ -114,7 +115,7 @@ class Worlds(VectorEnv):
         if tuple(state["seeds"]) != self.seeds or len(flat) != self._worlds:
             raise UserError(
                 f"environment state of seeds {list(state['seeds'])} with {len(flat)} worlds in all does not "
-                f"fit seeds {list(self.seeds)} with {self.num_worlds} worlds each"
+                f"fit seeds {list(self.seeds)} with {self.num_envs} worlds each"
             )
         groups = [flat[i : i + self._rows] for i in range(0, len(flat), self._rows)]
         if self._processes:
@@ -141,7 +142,7 @@ class Worlds(VectorEnv):
         """(groups, 2, rows, O), or (2, rows, O) in process, to obs and final_obs (S, N, O), both fresh."""
         if groups.ndim == 4:
             groups = groups.swapaxes(0, 1).reshape(2, -1, self.obs_dim)
-        shape = (2, len(self.seeds), self.num_worlds, self.obs_dim)
+        shape = (2, len(self.seeds), self.num_envs, self.obs_dim)
         both = groups[:, : self._worlds].copy().reshape(shape)
         return torch.from_numpy(both).to(self.device).unbind()
 
@@ -149,7 +150,7 @@ class Worlds(VectorEnv):
         """(groups, rows) or (rows,) to a fresh tensor (S, N)."""
         dtype = bool if values.dtype == bool else np.float32  # AsyncVectorEnv widens rewards to float64
         flat = values.reshape(-1)[: self._worlds].astype(dtype)
-        return torch.from_numpy(flat.reshape(len(self.seeds), self.num_worlds)).to(self.device)
+        return torch.from_numpy(flat.reshape(len(self.seeds), self.num_envs)).to(self.device)
 
 
 def _processes(workers: int | str, worlds: int) -> int:

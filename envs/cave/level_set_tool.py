@@ -25,7 +25,7 @@ _ON_SHEET = 64
 class LevelsOptions:
     """A level set to look at or to write; with `structure`, wall layouts to generate instead."""
 
-    _target_: str = "envs.cave.tool.levels"
+    _target_: str = "envs.cave.level_set_tool.levels"
     set: str = "cave_escape_512_4ts_varp"
     """One of DRED's level sets by name, or a level-set file."""
     split: str = "train"

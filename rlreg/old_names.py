@@ -1,0 +1,40 @@
+"""What earlier versions called settings and classes. Their run folders and commands are understood by these names.
+
+A new name is added here once; a run's fingerprint goes on using the old one, so that folders keep their names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+KEYS = {"num_worlds": "num_envs", "frozen": "diverged"}
+"""The last part of a setting's dotted key, or a figure's name in summary.json: then and now."""
+TARGETS = {"agents.sb3.SB3": "agents.sb3_baselines.SB3"}
+"""A `_target_`: then and now."""
+
+
+def with_new_names(settings: Any) -> Any:
+    """A nested configuration of an earlier version, with the keys and targets of today."""
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        KEYS.get(key, key): TARGETS.get(value, value) if key == "_target_" else with_new_names(value)
+        for key, value in settings.items()
+    }
+
+
+def with_old_names(flat: dict[str, Any]) -> dict[str, Any]:
+    """Flat settings by the first name that each ever had."""
+    keys = {new: old for old, new in KEYS.items()}
+    targets = {new: old for old, new in TARGETS.items()}
+    named = {}
+    for key, value in flat.items():
+        head, dot, last = key.rpartition(".")
+        named[head + dot + keys.get(last, last)] = targets.get(value, value) if last == "_target_" else value
+    return named
+
+
+def renamed(key: str) -> str | None:
+    """Today's name of a dotted key; None where it never had another."""
+    head, dot, last = key.rpartition(".")
+    return head + dot + KEYS[last] if last in KEYS else None

@@ -1,0 +1,24 @@
+"""Run folders and commands of earlier versions: their names are understood, or told what they are called now."""
+
+from omegaconf import OmegaConf
+
+from rlreg.old_names import renamed, with_new_names, with_old_names
+from rlreg.run_folder import RunFolder, flat_settings
+
+
+def test_an_old_configuration_is_read_by_today_s_names_and_keeps_its_folder(tmp_path):
+    old = {"train": {"num_worlds": 3}, "agent": {"_target_": "agents.sb3.SB3", "name": "sb3_td3"}}
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(old)))
+    read = OmegaConf.to_container(RunFolder(tmp_path).load_config())
+    assert read == {"train": {"num_envs": 3}, "agent": {"_target_": "agents.sb3_baselines.SB3", "name": "sb3_td3"}}
+    assert with_new_names(read) == read and with_old_names(flat_settings(read)) == flat_settings(old)
+
+
+def test_old_figures_are_found_by_today_s_names(tmp_path):
+    (tmp_path / "summary.json").write_text('{"seeds": [0, 7], "frozen": [7]}')
+    assert RunFolder(tmp_path).results() == {"seeds": [0, 7], "diverged": [7]}
+
+
+def test_an_old_key_is_told_its_new_name():
+    assert renamed("agent.student.num_worlds") == "agent.student.num_envs"
+    assert renamed("train.num_envs") is None
