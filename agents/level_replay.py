@@ -2,8 +2,8 @@
 
 One student (`agents.ppo`), one buffer of scored levels (`rlreg.level_buffer`), one way to play (`rlreg.rollouts`). A
 method is what it does in a cycle: which levels it plays, whether the student learns from that, and which levels are
-new. VAE-DRED is in `agents.vae_dred`. After Garcin et al. (ICML 2024); PLR: Jiang et al. 2021a, robust PLR: Jiang et al.
-2021b, ACCEL: Parker-Holder et al. 2022.
+new. VAE-DRED is in `agents.vae_dred`. After Garcin et al. (ICML 2024); PLR: Jiang et al. 2021a, robust PLR: Jiang et
+al. 2021b, ACCEL: Parker-Holder et al. 2022.
 Shapes: S seeds, T steps of a rollout, N worlds a seed, K slots of the buffer, G a level's side.
 """
 
