@@ -18,6 +18,9 @@ SHIPPED_REPLAY = SHIPPED.with_name("halfcheetah_medium_replay.hdf5")
 SHIPPED_MEDIUM = SHIPPED.with_name("halfcheetah_medium.hdf5")
 """Another: 20 episodes of that run's medium policy, with noise of 0.2 on its actions."""
 
+MAX_WORKERS = 8
+"""Each imports torch and a simulator: some 600 MB."""
+
 # A run of seconds: every part of a true one, at a tiny size.
 TINY = [
     "train.total_steps=400",
@@ -32,6 +35,15 @@ TINY = [
     "compile=eager",
     "threads=1",
 ]
+
+
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process per core, one thread each; a single process for what shares one GPU."""
+    on_gpu = "gpu" in config.option.markexpr.replace("not gpu", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if on_gpu else min(cores, MAX_WORKERS)
 
 
 @pytest.fixture(autouse=True, scope="session")
