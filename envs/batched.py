@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,9 @@ class BatchedEnv(VectorEnv):
         first = torch.arange(num_envs, device=self.device) * task.max_episode_steps // num_envs
         self._head_start = first.repeat(len(self.seeds)) if spread else torch.zeros_like(self._clock)
         self._bad = torch.zeros(worlds, dtype=torch.int64, device=self.device)
+        self._nowhere = torch.zeros_like(self._all)
         self._waits = self.device.type == "cpu"  # whether looking at a value costs nothing
+        self._steps_left = 0  # control steps until the next world's time is up, where that is looked at
         self._begin(self._all)
         self._obs = self._observe()  # (W, O): what the worlds are acted on next
         self.obs_dim = self._obs.shape[1]
@@ -79,6 +82,7 @@ class BatchedEnv(VectorEnv):
         self._begin(self._all)
         self._clock.copy_(torch.where(first, self._head_start, self._clock))
         self._obs.copy_(self._observe())
+        self._look_at_clocks()
         return self._shaped(self._obs.clone())
 
     def _begin(self, mask: Tensor) -> None:
@@ -86,52 +90,72 @@ class BatchedEnv(VectorEnv):
         self._clock.mul_(~mask)
         self.task.begin_episode(mask, self.random.of(mask))
 
+    def _look_at_clocks(self) -> None:
+        if self._waits:
+            self._steps_left = self.task.max_episode_steps - int(self._clock.max())
+
     # ------------------------------------------------------------- stepping
 
     def step(self, action: Tensor) -> Step:
         return Step(*map(self._shaped, self._program(action.reshape(-1, self.action_dim))))
 
     def _step(self, action: Tensor) -> tuple[Tensor, ...]:
-        """`step` without the axis of seeds: actions (W, A) to the five tensors of a `Step`, all fresh."""
-        task, physics = self.task, self.physics
-        action = action if self._identity else self._centre + self._half_range * action
-        task.before_step(action)
-        physics.control_step()
-        self._clock += 1
-        reward, terminated = task.get_reward(), task.get_termination()
-        truncated = self._clock >= task.max_episode_steps
-        obs = self._observe()
-        for _ in range(self.action_repeat - 1):
-            # Worlds whose episode has ended step on, unseen: they begin anew below.
-            running = ~truncated if terminated is None else ~(truncated | terminated)
-            task.before_step(action)
-            physics.control_step()
-            self._clock += running
-            reward = reward + torch.where(running, task.get_reward(), 0.0)
-            obs = torch.where(running[:, None], self._observe(), obs)
-            truncated = self._clock >= task.max_episode_steps
-            if terminated is not None:
-                terminated = terminated | (running & task.get_termination())
+        """`step` without the axis of seeds: actions (W, A) to the five tensors of a `Step`, all fresh.
 
-        reward = reward.float()
-        bad = physics.bad() | ~torch.isfinite(obs.sum(dim=1) + reward)
-        if not self._waits or bad.any():
+        On a device that is not waited for, ends and diverged worlds are dealt with at every step, whether there are
+        any or not. On the CPU a look tells, and most steps have none.
+        """
+        obs, reward, terminated, truncated = self._advance(action)
+        if not self._waits or self._diverged(obs, reward):
+            bad = self.physics.bad() | ~torch.isfinite(obs.sum(dim=1) + reward)
             self._bad += bad
             obs = torch.where(bad[:, None], self._obs, obs)
-            reward = torch.where(bad, 0.0, reward)
-            truncated = truncated | bad
-            terminated = None if terminated is None else terminated & ~bad
-        if terminated is None:
-            terminated, done = torch.zeros_like(truncated), truncated
-        else:
-            done = terminated | truncated
-            truncated = truncated & ~terminated
-        final_obs = obs
+            reward = reward.masked_fill(bad, 0.0)
+            truncated, terminated = truncated | bad, terminated & ~bad
+        final_obs, done = obs, terminated | truncated
         if not self._waits or done.any():
+            truncated = truncated & ~terminated
             self._begin(done)
             obs = torch.where(done[:, None], self._observe(), obs)
+            self._look_at_clocks()
         self._obs.copy_(obs)
         return obs, reward, terminated, truncated, final_obs
+
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One agent step: obs (W, O), reward, terminated and truncated (W,), before any new episode."""
+        task, physics = self.task, self.physics
+        if not self._identity:
+            action = self._centre + self._half_range * action
+        reward = None
+        for _ in range(self.action_repeat):
+            task.before_step(action)
+            physics.control_step()
+            if reward is None:
+                self._clock += 1
+                obs, reward, terminated = self._observe(), task.get_reward(), self._terminated()
+            else:  # worlds whose episode has ended step on, unseen, until they begin anew
+                running = ~(truncated | terminated)
+                self._clock += running
+                obs = torch.where(running[:, None], self._observe(), obs)
+                reward = reward + task.get_reward() * running
+                terminated = terminated | (running & self._terminated())
+            truncated = self._truncated()
+        return obs, reward.float(), terminated, truncated
+
+    def _terminated(self) -> Tensor:
+        terminated = self.task.get_termination()
+        return self._nowhere if terminated is None else terminated
+
+    def _truncated(self) -> Tensor:
+        if self._waits:
+            self._steps_left -= 1
+            if self._steps_left > 0:
+                return self._nowhere
+        return self._clock >= self.task.max_episode_steps
+
+    def _diverged(self, obs: Tensor, reward: Tensor) -> bool:
+        """Whether there may be a diverged world: a sum that is not finite, for one look at all values."""
+        return self.physics.any_bad() or not math.isfinite(obs.sum() + reward.sum())
 
     def _observe(self) -> Tensor:
         """(W, O) float32, fresh: computed in the physics' precision and rounded once."""
@@ -165,6 +189,7 @@ class BatchedEnv(VectorEnv):
         for live, saved in ((own, state["worlds"]), (self.task.state(), state["task"])):
             for name, values in live.items():
                 values.copy_(torch.from_numpy(np.asarray(saved[name])))
+        self._look_at_clocks()
         return self._shaped(self._obs.clone())
 
     def close(self) -> None:

@@ -165,6 +165,10 @@ class Physics(ABC):
     def bad(self) -> Tensor:
         """(W,) bool: worlds in which MuJoCo gave up or warned (diverged states, full buffers) since their reset."""
 
+    def any_bad(self) -> bool:
+        """Whether there is one, where looking does not hold up the device."""
+        return bool(self.bad().any())
+
     def contact_forces(self) -> Tensor:
         """(W, nbody, 6): external forces on the bodies (`cfrc_ext`) as of the last step, after mj_rnePostConstraint."""
         raise NotImplementedError(f"{type(self).__name__} does not compute contact forces")

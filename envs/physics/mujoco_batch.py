@@ -54,7 +54,6 @@ class MujocoBatch(Physics):
         self._needs_acceleration = bool((model.sensor_needstage == _ACCELERATION).any())
         self._flags: NDArray | None = None
         self._failed = np.zeros(num_worlds, bool)
-        self._warnings = self._batch.warning[:, :, 1]
         self._all = np.arange(num_worlds, dtype=np.int32)
         self._batch.reset(stage=_NO_STAGE)
 
@@ -105,9 +104,10 @@ class MujocoBatch(Physics):
         self._call(self._batch.step, None, self.substeps, self._stage)
 
     def bad(self) -> Tensor:
-        if not self._warnings.any() and not self._failed.any():
-            return torch.zeros(self.num_worlds, dtype=torch.bool)
-        return torch.from_numpy(self._failed | self._warnings.any(axis=1))
+        return torch.from_numpy(self._failed | self._batch.warning.any(axis=(1, 2)))
+
+    def any_bad(self) -> bool:
+        return bool(np.count_nonzero(self._batch.warning)) or bool(np.count_nonzero(self._failed))
 
     def _call(self, function: Any, ids: NDArray | None, *args: int) -> None:
         """A failing world keeps its state of before and is told by `bad`; the others go on."""
@@ -133,7 +133,7 @@ class MujocoBatch(Physics):
         self._batch.state[:] = state["rows"]
         for name, values in self._fields.items():
             values.copy_(torch.from_numpy(np.asarray(state["fields"][name])))
-        self._warnings[:] = 0
+        self._batch.warning[:] = 0
         self._failed[:] = state["failed"]
         self._call(self._batch.forward, None, _ACCELERATION if self._needs_acceleration else _VELOCITY)
 

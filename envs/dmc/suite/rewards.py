@@ -4,67 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-Sigmoid = Callable[[Tensor, float], Tensor]
+
+class Sigmoid(NamedTuple):
+    """f(z), even, 1 at zero and falling. Both functions work in place, as a batched step is paid by the operation."""
+
+    scale: Callable[[float], float]
+    """What z is at one margin from the bounds, where f is to be the given value."""
+    shape: Callable[[Tensor], Tensor]
+    """f, which may overwrite its argument."""
 
 
-def _gaussian(x: Tensor, value: float) -> Tensor:
-    """exp(-(x s)^2 / 2)."""
-    scale = math.sqrt(-2.0 * math.log(value))
-    return torch.exp(-0.5 * (x * scale).square())
-
-
-def _hyperbolic(x: Tensor, value: float) -> Tensor:
-    """1 / cosh(x s)."""
-    return 1.0 / torch.cosh(x * math.acosh(1.0 / value))
-
-
-def _long_tail(x: Tensor, value: float) -> Tensor:
-    """1 / ((x s)^2 + 1)."""
-    return 1.0 / ((x * math.sqrt(1.0 / value - 1.0)).square() + 1.0)
-
-
-def _reciprocal(x: Tensor, value: float) -> Tensor:
-    """1 / (|x| s + 1)."""
-    return 1.0 / (x.abs() * (1.0 / value - 1.0) + 1.0)
-
-
-def _cosine(x: Tensor, value: float) -> Tensor:
-    """(1 + cos(pi x s)) / 2 up to |x s| = 1, zero beyond."""
-    scaled = (x * (math.acos(2.0 * value - 1.0) / math.pi)).abs().clamp_max(1.0)
-    return (1.0 + torch.cos(math.pi * scaled)) / 2.0
-
-
-def _linear(x: Tensor, value: float) -> Tensor:
-    """1 - x s up to |x s| = 1, zero beyond."""
-    scaled = x * (1.0 - value)
-    return torch.where(scaled.abs() < 1.0, 1.0 - scaled, 0.0)
-
-
-def _quadratic(x: Tensor, value: float) -> Tensor:
-    """1 - (x s)^2, at least zero."""
-    return (1.0 - (x * math.sqrt(1.0 - value)).square()).clamp_min(0.0)
-
-
-def _tanh_squared(x: Tensor, value: float) -> Tensor:
-    """1 - tanh(x s)^2."""
-    return 1.0 - torch.tanh(x * math.atanh(math.sqrt(1.0 - value))).square()
-
-
-SIGMOIDS: dict[str, Sigmoid] = {
-    "gaussian": _gaussian,
-    "hyperbolic": _hyperbolic,
-    "long_tail": _long_tail,
-    "reciprocal": _reciprocal,
-    "cosine": _cosine,
-    "linear": _linear,
-    "quadratic": _quadratic,
-    "tanh_squared": _tanh_squared,
+SIGMOIDS = {
+    # exp(-z^2)
+    "gaussian": Sigmoid(lambda v: math.sqrt(-math.log(v)), lambda z: z.square_().neg_().exp_()),
+    # 1 / cosh(z)
+    "hyperbolic": Sigmoid(lambda v: math.acosh(1.0 / v), lambda z: z.cosh_().reciprocal_()),
+    # 1 / (1 + z^2)
+    "long_tail": Sigmoid(lambda v: math.sqrt(1.0 / v - 1.0), lambda z: z.square_().add_(1.0).reciprocal_()),
+    # 1 / (1 + |z|)
+    "reciprocal": Sigmoid(lambda v: 1.0 / v - 1.0, lambda z: z.abs_().add_(1.0).reciprocal_()),
+    # (1 + cos z) / 2 up to |z| = pi, then 0
+    "cosine": Sigmoid(
+        lambda v: math.acos(2.0 * v - 1.0), lambda z: z.clamp_(-math.pi, math.pi).cos_().add_(1.0).div_(2.0)
+    ),
+    # 1 - |z|, at least 0
+    "linear": Sigmoid(lambda v: 1.0 - v, lambda z: z.abs_().neg_().add_(1.0).clamp_min_(0.0)),
+    # 1 - z^2, at least 0
+    "quadratic": Sigmoid(lambda v: math.sqrt(1.0 - v), lambda z: z.square_().neg_().add_(1.0).clamp_min_(0.0)),
+    # 1 - tanh(z)^2
+    "tanh_squared": Sigmoid(lambda v: math.atanh(math.sqrt(1.0 - v)), lambda z: z.tanh_().square_().neg_().add_(1.0)),
 }
-"""f(distance in margins, value at one margin): 1 at zero, falling."""
 
 
 def tolerance(
@@ -76,17 +49,19 @@ def tolerance(
 ) -> Tensor:
     """1 where `x` is within `bounds` (inclusive), falling by `sigmoid` to `value_at_margin` at `margin` beyond them.
 
-    With a margin of zero it is 0 outside. Infinite bounds leave an end open. Shape and dtype of `x`.
+    With a margin of zero it is 0 outside. Infinite bounds leave an end open. A fresh tensor of `x`'s shape and dtype.
     """
     lower, upper = bounds
     if margin == 0.0:
         return ((x >= lower) & (x <= upper)).to(x.dtype)
-    if lower == upper:
-        distance = (x - lower).abs() if lower else x.abs()
-    elif math.isinf(upper):
-        distance = (lower - x).clamp_min(0.0)
+    scale, shape = SIGMOIDS[sigmoid]
+    factor = scale(value_at_margin) / margin
+    if lower == upper == 0.0:
+        return shape(x * factor)
+    if math.isinf(upper):
+        distance = (x - lower).clamp_max_(0.0)
     elif math.isinf(lower):
-        distance = (x - upper).clamp_min(0.0)
+        distance = (x - upper).clamp_min_(0.0)
     else:
-        distance = torch.maximum(lower - x, x - upper).clamp_min(0.0)
-    return SIGMOIDS[sigmoid](distance / margin, value_at_margin)
+        distance = x - x.clamp(lower, upper)
+    return shape(distance.mul_(factor))
