@@ -15,8 +15,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-import agents
-import envs.registry
 from rlreg.config import check_optional, explain, register_schemas
 from rlreg.runner import run
 from rlreg.training.base import Interrupted
@@ -46,8 +44,11 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    register_schemas()
-    agents.register_schemas()
-    envs.registry.register_schemas()
     with one_line_errors():
+        import agents
+        import envs.registry  # here, where a package that is missing is said in one line
+
+        register_schemas()
+        agents.register_schemas()
+        envs.registry.register_schemas()
         main()

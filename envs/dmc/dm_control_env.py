@@ -15,8 +15,16 @@ from rlreg.errors import NonFiniteError, UserError, unknown
 with warnings.catch_warnings():
     # Without a display its import says so, once a process; `render` says it where it matters.
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
-    from dm_control import suite
-    from dm_control.rl.control import PhysicsError
+    try:
+        from dm_control import suite
+        from dm_control.rl.control import PhysicsError
+    except ModuleNotFoundError as error:
+        if error.name != "dm_control":
+            raise
+        raise UserError(
+            "dm-control is not installed: pip install -c constraints.txt --no-deps dm-control (by itself, because "
+            "labmaze, which it asks for and the suite does not use, has no wheels after Python 3.12)"
+        ) from None
 
 # MuJoCo announces, for every world, the removal of an attribute that the suite's own models use.
 logging.getLogger("absl").addFilter(lambda record: "settotalmass" not in record.getMessage())
