@@ -48,6 +48,7 @@ class BatchedEnv(VectorEnv):
         self.task, self.physics, self.action_repeat = task, physics, action_repeat
         self.max_episode_steps = -(-task.max_episode_steps // action_repeat)
         task.bind(physics)
+        task.draw_models([seed for seed in self.seeds for _ in range(num_envs)])
         low, high = task.action_bounds
         self.action_dim = len(low)
         # Not low and range: so the mapping is the identity, to the bit, where the bounds are -1 and 1.

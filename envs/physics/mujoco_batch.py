@@ -5,6 +5,7 @@ State and readings are MuJoCo's own float64 arrays, shared with torch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,10 @@ class MujocoBatch(Physics):
         legacy_step: bool = True,
         threads: int = 1,
     ) -> None:
-        """`model_fields`: those that differ between worlds; each is copied once a call."""
+        """`model_fields`: those that differ between worlds; each is copied once a call.
+
+        'hfield_data', which MuJoCo keeps once a model, takes a model a world, and then no other field is per world.
+        """
         self.model, self.num_worlds, self.substeps = model, num_worlds, substeps
         self.device, self.dtype = torch.device("cpu"), torch.float64
         self.model_fields, self.legacy_step = tuple(model_fields), legacy_step
@@ -50,7 +54,16 @@ class MujocoBatch(Physics):
             torch.from_numpy(self._batch.bind(name)) for name in ("qpos", "qvel", "act", "ctrl", "time")
         )
         self._data: dict[str, Tensor] = {}
-        self._fields = {name: _shared(self._batch.expand(name)) for name in self.model_fields}
+        self._models: list[mujoco.MjModel] | None = None
+        if "hfield_data" in self.model_fields:
+            if len(self.model_fields) > 1:
+                raise UserError(f"'hfield_data' per world excludes other fields: {', '.join(self.model_fields)}")
+            self._models = [copy.copy(model) for _ in range(num_worlds)]
+            self._batch.set_models(self._models)
+            terrains = torch.from_numpy(model.hfield_data).repeat(num_worlds, 1)
+            self._fields = {"hfield_data": terrains}
+        else:
+            self._fields = {name: _shared(self._batch.expand(name)) for name in self.model_fields}
         self._needs_acceleration = bool((model.sensor_needstage == _ACCELERATION).any())
         self._flags: NDArray | None = None
         self._failed = np.zeros(num_worlds, bool)
@@ -82,7 +95,9 @@ class MujocoBatch(Physics):
 
     def forward(self, mask: Tensor, actuation: bool = False) -> None:
         ids = self._ids(mask)
-        if not self._needs_acceleration:
+        if self._models:
+            self._forward_own_models(ids, actuation)
+        elif not self._needs_acceleration:
             self._call(self._batch.forward, ids, _VELOCITY)
         elif actuation:
             self._call(self._batch.forward, ids, _ACCELERATION)
@@ -92,6 +107,18 @@ class MujocoBatch(Physics):
             self._flags[ids] |= _ACTUATION
             self._call(self._batch.forward, ids, _ACCELERATION)
             self._flags[ids] &= ~_ACTUATION
+
+    def _forward_own_models(self, ids: NDArray[np.int32], actuation: bool) -> None:
+        """`forward` where each world has a model of its own: what was written to its terrain counts from here on."""
+        models, terrains = self._models, self._fields["hfield_data"].numpy()
+        for i in ids:
+            models[i].hfield_data[:] = terrains[i]
+            models[i].opt.disableflags |= 0 if actuation else _ACTUATION
+        self._batch.set_models(models)
+        self._call(self._batch.forward, ids, _ACCELERATION)
+        for i in ids:
+            models[i].opt.disableflags &= ~_ACTUATION
+        self._batch.set_models(models)
 
     def step(self, mask: Tensor, nstep: int) -> None:
         self._call(self._batch.step, self._ids(mask), nstep, self._stage)

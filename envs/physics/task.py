@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
@@ -41,6 +42,9 @@ class Task(ABC):
     def bind(self, physics: Physics) -> None:
         """Take `physics` and, in tasks, live views of what is read at every step. Extend it; call it first."""
         self.physics = physics
+
+    def draw_models(self, seeds: Sequence[int]) -> None:  # noqa: B027 (optional)
+        """Draw what of the model is every seed's own, once, for the seed of each world (W,): `bind` has been called."""
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:

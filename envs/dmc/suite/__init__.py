@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
-from envs.dmc.suite import cartpole, cheetah, humanoid, reacher
+from envs.dmc.suite import (
+    acrobot,
+    ball_in_cup,
+    cartpole,
+    cheetah,
+    dog,
+    finger,
+    fish,
+    hopper,
+    humanoid,
+    humanoid_CMU,
+    lqr,
+    manipulator,
+    pendulum,
+    point_mass,
+    quadruped,
+    reacher,
+    stacker,
+    swimmer,
+    walker,
+)
 from envs.physics.task import Task
 from rlreg.errors import unknown
 
-_DOMAINS = (cartpole, cheetah, humanoid, reacher)
+_DOMAINS = (
+    acrobot,
+    ball_in_cup,
+    cartpole,
+    cheetah,
+    dog,
+    finger,
+    fish,
+    hopper,
+    humanoid,
+    humanoid_CMU,
+    lqr,
+    manipulator,
+    pendulum,
+    point_mass,
+    quadruped,
+    reacher,
+    stacker,
+    swimmer,
+    walker,
+)
 TASKS = {f"{domain.SUITE.name}-{name}": make for domain in _DOMAINS for name, make in domain.SUITE.tasks.items()}
 """What makes each task, by the name 'domain-task'."""
 

@@ -14,7 +14,7 @@ from envs.dmc.dm_control_env import suite
 from envs.physics.task import Task
 from envs.streams import EpisodeStreams
 
-__all__ = ["Domain", "RandomJoints", "Task", "load_model"]
+__all__ = ["Domain", "RandomJoints", "Task", "compiled", "load_model", "suite", "unit"]
 
 
 class Domain:
@@ -31,7 +31,12 @@ class Domain:
 
 def load_model(domain: str, **kwargs: Any) -> mujoco.MjModel:
     """dm_control's own model of `domain`, compiled anew; `kwargs` as its `get_model_and_assets` takes them."""
-    return mujoco.MjModel.from_xml_string(*getattr(suite, domain).get_model_and_assets(**kwargs))
+    return compiled(*getattr(suite, domain).get_model_and_assets(**kwargs))
+
+
+def compiled(xml: str | bytes, assets: dict[str, bytes] = suite.common.ASSETS) -> mujoco.MjModel:
+    """The model that dm_control describes by `xml` and, where it does not say otherwise, the suite's own assets."""
+    return mujoco.MjModel.from_xml_string(xml.decode() if isinstance(xml, bytes) else xml, assets)
 
 
 class RandomJoints:
@@ -68,16 +73,17 @@ class RandomJoints:
         for start, kind, limit in self._quaternions:
             name = f"quaternion/{start}"
             if kind == "cone":
-                axis = _unit(random.normal(f"{name}/axis", (3,)))
+                axis = unit(random.normal(f"{name}/axis", (3,)))
                 half = random.uniform(f"{name}/angle", 0.0, limit / 2.0)[:, None]
                 quaternion = torch.cat([torch.cos(half), torch.sin(half) * axis], dim=1)
             elif kind == "sphere":
-                quaternion = _unit(random.normal(name, (4,)))
+                quaternion = unit(random.normal(name, (4,)))
             else:
-                quaternion = _unit(random.uniform(name, shape=(4,)))
+                quaternion = unit(random.uniform(name, shape=(4,)))
             qpos[:, start : start + 4] = quaternion
         return qpos
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
+    """`vectors` (..., n) scaled to length 1."""
     return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
