@@ -171,7 +171,7 @@ class Curriculum(ABC):
     def evaluate_candidates(self, levels: Tensor) -> None:
         """Play new levels (S, N, G, G), one a world, without learning, and offer them to the buffer."""
         rollout = self.play_each(levels, "audition")
-        inserted = self.buffer.insert(levels.flatten(2), self.scores(rollout).of_worlds(), self.eta)
+        inserted = self.buffer.insert(levels.flatten(2), self.scores(rollout), self.eta)
         self.last["levels/inserted"] = inserted.float().mean(dim=1)
         self.last["levels/new_solved"] = (rollout.reward > 0).any(dim=1).float().mean(dim=1)
 
@@ -251,6 +251,8 @@ class RobustPLR(Curriculum):
     uses_dataset = False
 
     def setup(self, space: LevelSpace, num_updates: int) -> None:
+        valid = "false: without a dataset, and before any level is solved, there would be none to replay"
+        require(not self.config.levels.solved_only, "agent.levels.solved_only", "true", valid)
         super().setup(space, num_updates)
         self.proposed = torch.zeros((), dtype=torch.int64)
         """Levels offered to the buffer so far, a seed."""

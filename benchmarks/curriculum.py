@@ -77,7 +77,7 @@ class Timed:
         with self.part("audition"):
             rollout = m.play_each(levels, "audition")
         with self.part("insertion"):
-            m.buffer.insert(levels.flatten(2), m.scores(rollout).of_worlds(), m.eta)
+            m.buffer.insert(levels.flatten(2), m.scores(rollout), m.eta)
         m.cycles += 1
 
     @property

@@ -108,20 +108,19 @@ class Scores(NamedTuple):
         return getattr(self, name)
 
     def at(self, index: Tensor) -> Scores:
-        """Those at `index` (S, M) along the second axis."""
+        """Those at `index` (S, M, ...) along the second axis."""
         return Scores(*(x.gather(1, index) for x in self))
 
-    def of_worlds(self) -> Scores:
-        """From (S, T, N) to (S, N), for worlds that keep one level throughout a rollout: the scores of each
-        world's last finished episode, and its greatest return."""
-        steps = torch.arange(self.valid.shape[1], device=self.valid.device)[:, None]
-        last = torch.where(self.valid, steps, -1).amax(dim=1, keepdim=True).clamp_min(0)
-        return Scores(
-            self.value_l1.gather(1, last).squeeze(1),
-            self.positive_value_loss.gather(1, last).squeeze(1),
-            torch.where(self.valid, self.episode_return, -math.inf).amax(dim=1),
-            self.valid.any(dim=1),
-        )
+    def of_worlds(self) -> tuple[Scores, Scores]:
+        """From (S, T, N) to twice (S, N), for worlds that keep one level throughout a rollout: by each world's first
+        finished episode, and by all of them, which is its last one's scores with the greatest return."""
+        length = self.valid.shape[1]
+        steps = torch.arange(length, device=self.valid.device)[:, None]
+        first = torch.where(self.valid, steps, length - 1).amin(dim=1, keepdim=True)
+        last = torch.where(self.valid, steps, 0).amax(dim=1, keepdim=True)
+        by_first, by_last = (Scores(*(x.squeeze(1) for x in self.at(index))) for index in (first, last))
+        greatest = torch.where(self.valid, self.episode_return, -math.inf).amax(dim=1)
+        return by_first, by_last._replace(episode_return=greatest)
 
 
 def episode_scores(advantage: Tensor, reward: Tensor, done: Tensor) -> Scores:
@@ -149,7 +148,8 @@ def episode_scores(advantage: Tensor, reward: Tensor, done: Tensor) -> Scores:
 def draw(probability: Tensor, uniform: Tensor) -> Tensor:
     """Slots (S, ...) by inverse CDF, from P (S, K) and numbers (S, ...) uniform on (0, 1).
 
-    A slot without mass is never drawn. P without any mass has nothing to draw from: the last slot comes out.
+    A slot without mass is never drawn. P has mass unless no slot holds a level that was seen: then there is nothing to
+    draw, and the last slot comes out.
     """
     # Whole numbers add up to the same on every device, in whatever order.
     cdf = (probability.double() * 2.0**48).round().long().cumsum(dim=-1)
@@ -190,7 +190,7 @@ class ScoredLevels:
         )
         """(S, K). `valid`: levels that were drawn in the warm-up, scored or inserted."""
         self.staleness = torch.zeros(shape, dtype=torch.int64, device=device)
-        """(S, K): draws since a slot's level was last drawn, or inserted."""
+        """(S, K): draws since a slot's level was last drawn; where it was not since it was offered, since then."""
         self.fingerprint = torch.zeros(shape, dtype=torch.int64, device=device)
         """(S, K): 64-bit hashes of the levels, to find equal ones."""
         words = Rng([0], device).bits("levels/fingerprint", 0, (2, level_size))
@@ -222,8 +222,9 @@ class ScoredLevels:
     def distribution(self, eta: float | Tensor = 0.0) -> Tensor:
         """P (S, K), float64; `eta` in [0, 1] has no meaning without a secondary term.
 
-        Each term's weights are zero on slots that are empty or unseen, and are normalised. A term without any
-        mass is left out and the others are scaled up; with none left P is zero.
+        Each term's weights are zero on slots that are empty or unseen, and are normalised. A term without any mass, as
+        of scores that are all 0, is uniform over the seen slots of the whole buffer, whatever its support. Where no
+        slot is seen P is zero.
         """
         return self._mix(self._terms(eta))
 
@@ -266,10 +267,15 @@ class ScoredLevels:
     # ---------------------------------------------------------------- learning of scores
 
     def update(self, slots: Tensor, episodes: Scores) -> None:
-        """Score the levels in `slots` by episodes on them, all (S, ...) in order of time: the last one's scores
-        overwrite, R* is the greatest return. Rows that are not valid may name any slot. To be called before an
-        `insert`, which may put other levels into the slots."""
-        slots, episodes = slots.flatten(1), Scores(*(x.flatten(1) for x in episodes))
+        """Score the levels in `slots` by the episodes on them in a rollout, all (S, T, N).
+
+        As in the reference, the worlds' episodes count one world after another, each world's in order of time: where
+        several worlds were on a level, the highest one's last episode overwrites the scores. R* is the greatest return.
+        Steps that are not valid may name any slot. To be called before an `insert`, which may put other levels into
+        the slots.
+        """
+        slots, *columns = (x.transpose(1, 2).flatten(1) for x in (slots, *episodes))
+        episodes = Scores(*columns)
         row = torch.where(episodes.valid, torch.arange(slots.shape[1], device=slots.device), -1)
         last = torch.full_like(self.staleness, -1).scatter_reduce_(1, slots, row, "amax")
         for score, new in zip(self.scores[:2], episodes[:2], strict=True):  # value_l1, positive_value_loss
@@ -278,44 +284,64 @@ class ScoredLevels:
         self.scores.episode_return.scatter_reduce_(1, slots, returns, "amax")
         self.scores.valid.logical_or_(last >= 0)
 
-    def insert(self, levels: Tensor, scores: Scores, eta: float | Tensor = 0.0) -> Tensor:
-        """Offer new levels (S, M, D) with their scores (S, M); returns which went in, (S, M).
+    def insert(self, levels: Tensor, episodes: Scores, eta: float | Tensor = 0.0) -> Tensor:
+        """Offer new levels (S, N, D) after a rollout in which world n kept level n, with its episodes (S, T, N).
 
-        One by one, best admission score first, the earlier of equals first. Each goes to the first empty slot,
-        else to the one outside the dataset where P is least (the first such) if its admission score is at least
-        that slot's level's. A level that is in the buffer already only resets that one's staleness. Rows that
-        are not valid are passed over.
+        World by world, as in the reference. A level's first finished episode decides: it goes to the first empty slot,
+        else to the one outside the dataset where P is least (the first such) if its admission score is at least that
+        slot's level's, and is discarded otherwise. Its further episodes, those of other worlds with an equal level
+        among them, only score it. It comes with as many draws' staleness as there were since it was offered, and each
+        offer counts as one. A level that is in the buffer when it is offered counts as drawn, and is scored too.
+
+        Returns which worlds' levels went in, (S, N). Unlike here, the reference goes on scoring a slot by a level that
+        another one has just pushed out of it.
         """
         c, first = self.config, self.config.dataset_levels
         require(c.capacity > first, "agent.levels.capacity", c.capacity, f"more than the dataset's {first} levels")
-        admission, fingerprint = scores.by(c.admission_score), self._hash(levels)
-        allowed = scores.valid & (scores.by("grounded_value_l1") > 0) if c.solved_only else scores.valid
+        by_first, by_all = episodes.of_worlds()
+        num_worlds = levels.shape[1]
+        allowed = by_first.valid & (by_first.by("grounded_value_l1") > 0) if c.solved_only else by_first.valid
+
+        fingerprint = self._hash(levels)
+        equal = fingerprint[:, :, None] == fingerprint[:, None, :]
+        waited = num_worlds - 1 - equal.int().argmax(dim=-1)  # offers since the first of this level
+        known = self.fingerprint[:, None, :] == fingerprint[:, :, None]
+        # (S, N): the slot that holds a world's level now; -1 for none.
+        place = torch.where(known.any(dim=-1), known.int().argmax(dim=-1), -1)
+        self.record_draws(place.clamp_min(0), place >= 0)
+        undecided = place < 0
+
         # A term on the dataset alone is zero outside it, and has no say in where P is least there.
         terms = [(share, priority) for share, priority in self._terms(eta) if priority.support == "buffer"]
         num_filled = self.filled.sum(dim=-1, keepdim=True)
-        inserted = torch.zeros_like(scores.valid)
-        for row in admission.argsort(dim=-1, descending=True, stable=True).split(1, dim=-1):
-            # All (S, 1) but for P and `twin`, (S, K).
-            offer, mark = scores.at(row), fingerprint.gather(1, row)
-            twin = (self.fingerprint == mark) & offer.valid
-            self.staleness.masked_fill_(twin, 0)
+        inserted = torch.zeros_like(by_first.valid)
+        for n in range(num_worlds):
+            # All (S, 1) but for P, (S, K), and `same`, (S, N).
+            here, same = slice(n, n + 1), equal[:, n]
+            offer, scored = (Scores(*(x[:, here] for x in scores)) for scores in (by_first, by_all))
 
             least = self._mix(terms)[:, first:].argmin(dim=-1, keepdim=True) + first
             empty = num_filled < c.capacity
             slot = torch.where(empty, num_filled, least)
-            held = self.scores.at(slot)
-            good = empty | (offer.by(c.admission_score) >= held.by(c.admission_score))
-            enters = allowed.gather(1, row) & good & ~twin.any(dim=-1, keepdim=True)
+            good = empty | (offer.by(c.admission_score) >= self.scores.at(slot).by(c.admission_score))
+            decided = undecided[:, here] & offer.valid
+            enters = decided & allowed[:, here] & good
 
-            holds = Scores(*(torch.where(enters, new, old) for new, old in zip(offer, held, strict=True)))
-            for kept, value in zip(self.scores, holds, strict=True):
-                kept.scatter_(1, slot, value)
-            self.staleness.scatter_(1, slot, torch.where(enters, 0, self.staleness.gather(1, slot)))
-            self.fingerprint.scatter_(1, slot, torch.where(enters, mark, self.fingerprint.gather(1, slot)))
-            level = torch.where(enters[..., None], levels[self._seed, row], self.take(slot))
+            level = torch.where(enters[..., None], levels[:, here], self.take(slot))
             self.levels[self._seed, slot] = level
-            num_filled += enters & empty
-            inserted.scatter_(1, row, enters)
+            for kept, new in ((self.fingerprint, fingerprint), (self.staleness, waited)):
+                kept.scatter_(1, slot, torch.where(enters, new[:, here], kept.gather(1, slot)))
+            place = torch.where(enters & same, slot, torch.where(enters & (place == slot), -1, place))
+            undecided = undecided & ~(decided & same)
+            num_filled = num_filled + (enters & empty)
+            inserted[:, here] = enters
+
+            present = offer.valid & (place[:, here] >= 0)
+            slot = place[:, here].clamp_min(0)
+            held = self.scores.at(slot)
+            greatest = torch.where(enters, -math.inf, held.episode_return).maximum(scored.episode_return)
+            for kept, new, old in zip(self.scores, scored._replace(episode_return=greatest), held, strict=True):
+                kept.scatter_(1, slot, torch.where(present, new, old))
         return inserted
 
     # ---------------------------------------------------------------- looking in
@@ -348,14 +374,15 @@ class ScoredLevels:
 
     def _mix(self, terms: Sequence[tuple[float | Tensor, Priority]]) -> Tensor:
         """`distribution` of these terms."""
-        mixture = torch.zeros(self.staleness.shape, dtype=torch.float64, device=self.staleness.device)
-        total = torch.zeros_like(mixture[:, :1])
+        seen = self.scores.valid
+        mixture = torch.zeros(seen.shape, dtype=torch.float64, device=seen.device)
+        without = torch.zeros_like(mixture[:, :1])  # the shares of the terms that have no mass
         for share, priority in terms:
             weights = self._weights(priority)
             mass = weights.sum(dim=-1, keepdim=True)
             mixture[:, : weights.shape[1]] += (share / mass.where(mass > 0, 1.0)) * weights
-            total += share * (mass > 0).double()
-        return mixture / total.where(total > 0, 1.0)
+            without += share * (mass == 0).double()
+        return mixture + without * seen / seen.sum(dim=-1, keepdim=True).clamp_min(1)
 
     def _weights(self, priority: Priority) -> Tensor:
         """A term's weights, not normalised, over the slots of its support: (S, dataset_levels or K), float64."""
@@ -365,8 +392,9 @@ class ScoredLevels:
             return seen.double()
         score = (self.staleness if priority.score == "staleness" else self.scores.by(priority.score))[:, :n]
         if priority.transform == "rank":
-            # Empty and unseen slots score 0 and are ranked too. Of equal scores the lower slot ranks first.
-            order = score.argsort(dim=-1, descending=True, stable=True)
+            # Empty and unseen slots score 0 and are ranked too. Of equal scores the higher slot ranks first, as in the
+            # reference, so that empty slots come before the levels that score 0.
+            order = score.argsort(dim=-1, stable=True).flip(-1)
             by_rank = self._rank_weights[priority.temperature][:n].expand_as(order)
             weights = torch.empty_like(order, dtype=torch.float64).scatter_(1, order, by_rank)
         else:

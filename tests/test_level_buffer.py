@@ -1,4 +1,7 @@
-"""Scored levels against a serial version with dictionaries and loops, and against DRED's known figures."""
+"""Scored levels against a serial version with dictionaries and loops, and against DRED's known figures.
+
+The serial version does what the released sampler does, in its order: one draw, one world, one episode at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from rlreg.rng import Rng
 SEEDS = (4, 9, 2)
 SIZE = 3
 """Bytes of a level, each one of three values: 27 levels, so that equal ones come up all the time."""
-WORLDS, STEPS, OFFERS = 4, 3, 6
+WORLDS, STEPS, OFFERS = 4, 3, 8
 STALE = Priority("staleness", "power", 1.0, "buffer")
 
 
@@ -71,11 +74,14 @@ class Serial:
         if priority.score == "uniform":
             weight = dict.fromkeys(support, 1.0)
         elif priority.transform == "rank":
-            order = sorted(support, key=lambda i: (-scores[i], i))
+            order = sorted(support, key=lambda i: (-scores[i], -i))
             weight = {i: (1 + rank) ** (-1 / priority.temperature) for rank, i in enumerate(order)}
         else:
             weight = {i: scores[i] ** (1 / priority.temperature) for i in support}
-        weight = {i: w if self.slots[i] is not None and self.slots[i]["seen"] else 0.0 for i, w in weight.items()}
+        seen = [slot is not None and slot["seen"] for slot in self.slots]
+        weight = {i: w if seen[i] else 0.0 for i, w in weight.items()}
+        if not any(weight.values()):
+            weight = {i: float(there) for i, there in enumerate(seen)}
         total = sum(weight.values())
         return [weight.get(i, 0.0) / total if total else 0.0 for i in range(c.capacity)]
 
@@ -83,13 +89,7 @@ class Serial:
         c = self.config
         eta = 0.0 if c.secondary is None else eta
         terms = [((1 - c.rho) * (1 - eta), c.primary), ((1 - c.rho) * eta, c.secondary), (c.rho, c.staleness)]
-        mixed, shares = np.zeros(c.capacity), 0.0
-        for share, priority in terms:
-            term = np.array(self.term(priority)) if priority else np.zeros(c.capacity)
-            if term.any():
-                mixed += share * term
-                shares += share
-        return mixed / shares if shares else mixed
+        return sum(share * np.array(self.term(priority)) for share, priority in terms if priority and share)
 
     def draw(self, probability: np.ndarray, uniform: float) -> int:
         below, mass = 0.0, sum(probability)
@@ -117,29 +117,42 @@ class Serial:
         best = max(self.slots[i]["best"], episode_return)
         self.slots[i] |= {"value": value, "positive": positive, "best": best, "seen": True}
 
-    def insert(self, offers: list[dict], eta: float) -> list[bool]:
-        """Offers in the order of the list; returns in the same order."""
-        c, inserted = self.config, [False] * len(offers)
-        by = (c.secondary or c.primary).score
-        for number in sorted(range(len(offers)), key=lambda m: (-self.score(offers[m], by), m)):
-            offer = offers[number]
-            if not offer["seen"]:
-                continue
-            twins = [slot for slot in self.slots if slot is not None and slot["level"] == offer["level"]]
-            for twin in twins:
-                twin["stale"] = 0
-            if twins or (c.solved_only and self.score(offer, "grounded_value_l1") <= 0):
-                continue
-            if None in self.slots:
-                place = self.slots.index(None)
+    def find(self, level: bytes) -> int | None:
+        return next((i for i, slot in enumerate(self.slots) if slot is not None and slot["level"] == level), None)
+
+    def audition(self, levels: list[bytes], episodes: list[list[tuple[float, float, float]]], eta: float) -> list[bool]:
+        """Level n was played in world n, whose episodes (value, positive, return) are in order of time."""
+        staged: dict[bytes, int] = {}
+        for number, level in enumerate(levels):
+            if (there := self.find(level)) is not None:
+                self.record(there)
             else:
-                probability = self.distribution(eta)
-                place = min(range(c.dataset_levels, c.capacity), key=lambda i: (probability[i], i))
-                if self.score(offer, by) < self.score(self.slots[place], by):
-                    continue
-            self.slots[place] = dict(offer)
-            inserted[number] = True
+                staged.setdefault(level, number)
+        inserted = [False] * len(levels)
+        for world, level in enumerate(levels):
+            for value, positive, episode_return in episodes[world]:
+                if level in staged:
+                    slot = self.new(level, value, positive, episode_return, seen=True)
+                    slot["stale"] = len(levels) - 1 - staged.pop(level)
+                    inserted[world] = self.admit(slot, eta)
+                elif (there := self.find(level)) is not None:
+                    self.update(there, value, positive, episode_return)
         return inserted
+
+    def admit(self, slot: dict, eta: float) -> bool:
+        c = self.config
+        by = (c.secondary or c.primary).score
+        if c.solved_only and self.score(slot, "grounded_value_l1") <= 0:
+            return False
+        if None in self.slots:
+            place = self.slots.index(None)
+        else:
+            probability = self.distribution(eta)
+            place = min(range(c.dataset_levels, c.capacity), key=lambda i: (probability[i], i))
+            if self.score(slot, by) < self.score(self.slots[place], by):
+                return False
+        self.slots[place] = slot
+        return True
 
 
 def dataset_of(config: LevelsConfig) -> torch.Tensor:
@@ -162,7 +175,7 @@ class Cycle:
         self.uniform = rng.uniform("draws", number, (STEPS, WORLDS))
         self.used = rng.uniform("used", number, (STEPS, WORLDS)) < 0.6
         self.episodes = self.scores(rng, "episodes", number, (STEPS, WORLDS))
-        self.offers = self.scores(rng, "offers", number, (OFFERS,))
+        self.offers = self.scores(rng, "offers", number, (STEPS, OFFERS))
         self.levels = rng.integers("levels", number, (OFFERS, SIZE), 3).to(torch.uint8)
 
     @staticmethod
@@ -185,6 +198,15 @@ def run_cycle(levels: ScoredLevels, cycle: Cycle) -> tuple[torch.Tensor, ...]:
     return probability, slots, inserted
 
 
+def episodes_of(scores: Scores, s: int) -> list[list[tuple[float, float, float]]]:
+    """The finished episodes of seed number `s` in scores (S, T, N), as lists by world."""
+    steps, worlds = scores.valid.shape[1:]
+    return [
+        [tuple(x[s, t, n].item() for x in scores[:3]) for t in range(steps) if scores.valid[s, t, n]]
+        for n in range(worlds)
+    ]
+
+
 def check_same(levels: ScoredLevels, oracles: list[Serial]) -> None:
     for s, oracle in enumerate(oracles):
         filled = [slot is not None for slot in oracle.slots]
@@ -203,7 +225,7 @@ def test_a_long_history_equals_the_serial_version(name: str) -> None:
     config = SETTINGS[name]
     levels = buffer(config)
     oracles = [Serial(config, dataset_of(config).numpy()) for _ in SEEDS]
-    went_in = []
+    went_in, held_unsolved = [], False
     for number in range(-2, 120):
         if number < 0 and config.dataset_levels:
             uniform = Rng(SEEDS).uniform("warm-up", number + 2, (config.dataset_levels,))
@@ -222,24 +244,21 @@ def test_a_long_history_equals_the_serial_version(name: str) -> None:
             used = [(t, n) for t in range(STEPS) for n in range(WORLDS) if cycle.used[s, t, n] and expected.any()]
             for t, n in used:
                 oracle.record(int(slots[s, t, n]))
-            for t, n in used:
+            for n, t in sorted((n, t) for t, n in used):  # world by world
                 value, positive, episode_return, finished = (x[s, t, n].item() for x in cycle.episodes)
                 if finished:
                     oracle.update(int(slots[s, t, n]), value, positive, episode_return)
             if config.capacity > config.dataset_levels:
-                offers = [
-                    Serial.new(cycle.levels[s, m].numpy().tobytes(), *(x[s, m].item() for x in cycle.offers))
-                    for m in range(OFFERS)
-                ]
-                assert oracle.insert(offers, cycle.eta) == inserted[s].tolist()
+                offered = [level.numpy().tobytes() for level in cycle.levels[s]]
+                assert oracle.audition(offered, episodes_of(cycle.offers, s), cycle.eta) == inserted[s].tolist()
         check_same(levels, oracles)
         went_in.append(inserted.sum().item())
+        held_unsolved |= (levels.scores.episode_return[:, config.dataset_levels :] == 0).any().item()
     n = config.dataset_levels
     assert torch.equal(levels.levels[:, :n], dataset_of(config).expand(len(SEEDS), -1, -1))
     if config.capacity > n:
         assert levels.filled.all() and sum(went_in) > 2 * len(SEEDS) * (config.capacity - n)  # many were evicted
-        assert not config.solved_only or (levels.scores.episode_return[:, n:] > 0).all()
-        assert config.solved_only or (levels.scores.episode_return[:, n:] == 0).any()
+        assert held_unsolved is not config.solved_only
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -278,7 +297,7 @@ def test_nothing_reads_a_value() -> None:
     levels.record_draws(slots, scores.valid)
     levels.update(slots, episode_scores(scores.value_l1, scores.episode_return, scores.valid))
     offers = torch.zeros(2, WORLDS, SIZE, dtype=torch.uint8, device="meta")
-    assert levels.insert(offers, scores.of_worlds(), torch.zeros((), device="meta")).shape == (2, WORLDS)
+    assert levels.insert(offers, scores, torch.zeros((), device="meta")).shape == (2, WORLDS)
     assert levels.take(slots).shape == (2, STEPS, WORLDS, SIZE)
     assert all(x.shape == (2,) for x in levels.statistics(levels.distribution()).values())
 
@@ -377,16 +396,137 @@ def test_the_ends_of_the_unit_interval_draw_slots_with_mass() -> None:
     assert draw(torch.tensor([[0.0, 1e-12, 0.0]]), ends).tolist() == [[1, 1, 1, 1]]
 
 
-def test_terms_without_mass_are_left_out() -> None:
+def test_a_term_without_mass_is_uniform_over_what_was_seen() -> None:
     levels = ScoredLevels(LevelsConfig(6, 2), 1, 1, torch.tensor([[1], [2]], dtype=torch.uint8))
     assert not levels.distribution(0.5).any()  # nothing is seen
     levels.scores.valid[0, :2] = True
     levels.scores.value_l1[0, :2] = torch.tensor([0.1, 0.2])
     by_rank = torch.tensor([[2.0**-10, 1.0, 0, 0, 0, 0]], dtype=torch.float64) / (1 + 2.0**-10)
-    torch.testing.assert_close(levels.distribution(0.0), by_rank)  # staleness is 0 everywhere
+    uniform = torch.tensor([[0.5, 0.5, 0, 0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(levels.distribution(0.0), 0.7 * by_rank + 0.3 * uniform)  # staleness is 0 everywhere
     levels.record_draws(torch.tensor([[1]]))
     stale = torch.tensor([[1.0, 0, 0, 0, 0, 0]], dtype=torch.float64)
     torch.testing.assert_close(levels.distribution(0.0), 0.7 * by_rank + 0.3 * stale)
+
+
+@pytest.mark.parametrize("support", ["dataset", "buffer"])
+@pytest.mark.parametrize("score", ["value_l1", "grounded_value_l1"])
+def test_an_empty_slot_is_never_drawn(score: str, support: str) -> None:
+    """With powers of scores that are all 0, whatever the shares; it was the last slot, an empty level."""
+    power = Priority(score, "power", 1.0, support)
+    for secondary, rho in ((None, 0.0), (power, 0.0), (power, 0.3), (None, 1.0)):
+        levels = ScoredLevels(LevelsConfig(9, 3, power, secondary, rho=rho, solved_only=False), 2, 1,
+                              torch.arange(3, dtype=torch.uint8)[:, None])  # fmt: skip
+        levels.scores.valid[0, :2] = True  # one of the dataset is unseen yet
+        levels.scores.valid[1, :5] = True
+        for eta in (0.0, 0.5, 1.0):
+            probability = levels.distribution(eta)
+            uniform = levels.scores.valid.double() / torch.tensor([[2.0], [5.0]])
+            torch.testing.assert_close(probability, uniform)
+            drawn = draw(probability, Rng([0, 1]).uniform("draws", 0, (300,)))
+            assert set(drawn[0].tolist()) == {0, 1} and set(drawn[1].tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_empty_slots_rank_before_the_levels_that_score_nothing() -> None:
+    """Five slots with a level of score 0.5, two of 0 and two empty ones: rank 1, ranks 5 and 4, nothing."""
+    config = LevelsConfig(5, 0, ranked("value_l1", 1.0), None, STALE, rho=0.0, solved_only=False)
+    levels = ScoredLevels(config, 1, 1)
+    levels.scores.valid[0, :3] = True
+    levels.scores.value_l1[0, 1] = 0.5
+    expected = torch.tensor([[1 / 5, 1, 1 / 4, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(levels.distribution(), expected / expected.sum())
+
+
+def test_the_highest_world_s_last_episode_scores_a_level() -> None:
+    levels = ScoredLevels(LevelsConfig(2, 2), 1, 1, torch.tensor([[1], [2]], dtype=torch.uint8))
+    value = torch.tensor([[[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]])  # 3 steps, 2 worlds
+    finished = torch.tensor([[[True, True], [False, True], [True, False]]])
+    slots = torch.zeros(1, 3, 2, dtype=torch.int64)
+    levels.update(slots, Scores(value, value / 2, value - 0.35, finished))
+    assert [x[0, 0].item() for x in levels.scores] == pytest.approx([0.4, 0.2, 0.15, True])
+
+
+# ------------------------------------------------------------------------------------------- admission
+
+
+def played(returns: list[list[float]], values: list[list[float]] | None = None) -> Scores:
+    """One seed's episodes by step and world; NaN for none that finished. Scores are 0.5 where none are given."""
+    episode_return = torch.tensor([returns])
+    value = torch.full_like(episode_return, 0.5) if values is None else torch.tensor([values])
+    return Scores(value, value, episode_return, ~episode_return.isnan())
+
+
+def offered(*levels: int) -> torch.Tensor:
+    return torch.tensor([[[0, 0, level] for level in levels]], dtype=torch.uint8)
+
+
+def test_the_first_finished_episode_decides() -> None:
+    """Failed and then solved stays out; solved and then failed is in, with its last score and greatest return."""
+    levels = buffer(SETTINGS["dred"], (0,))
+    episodes = played([[0.0, 0.7, math.nan], [0.9, 0.0, 0.8]], [[0.5, 0.5, math.nan], [0.5, 0.3, 0.2]])
+    assert levels.insert(offered(1, 2, 3), episodes).tolist() == [[False, True, True]]
+    assert levels.levels[0, 5:7, 2].tolist() == [2, 3]
+    assert levels.scores.value_l1[0, 5:7].tolist() == pytest.approx([0.3, 0.2])
+    assert levels.scores.episode_return[0, 5:7].tolist() == pytest.approx([0.7, 0.8])
+
+
+def test_a_newcomer_is_as_stale_as_the_draws_since_it_was_offered() -> None:
+    levels = buffer(SETTINGS["dred"], (0,))
+    inserted = levels.insert(offered(1, 2, 6, 7), played([[0.5, 0.0, 0.5, 0.5]]))
+    assert inserted.tolist() == [[True, False, True, True]]
+    assert levels.staleness[0, 5:9].tolist() == [3, 1, 0, 0]
+
+
+def test_a_level_that_is_there_counts_as_drawn_and_is_scored_again() -> None:
+    levels = buffer(SETTINGS["dred"], (0,))
+    levels.insert(offered(1), played([[0.5]]))
+    assert levels.insert(offered(2, 1), played([[0.5, 0.9]], [[0.1, 0.8]])).tolist() == [[True, False]]
+    assert levels.scores.value_l1[0, 5:7].tolist() == pytest.approx([0.8, 0.1])
+    assert levels.scores.episode_return[0, 5].item() == pytest.approx(0.9)
+    assert levels.staleness[0, :8].tolist() == [1, 1, 1, 1, 1, 0, 1, 0]
+
+
+def test_equal_levels_in_one_rollout_are_one_level_in_more_worlds() -> None:
+    """The first world with a finished episode decides for all, for the levels' one place in the buffer."""
+    levels = buffer(SETTINGS["dred"], (0,))
+    returns, values = [[math.nan, 0.5, 0.9, 0.0, 0.8]], [[0.1, 0.2, 0.3, 0.4, 0.5]]
+    assert levels.insert(offered(1, 1, 1, 2, 2), played(returns, values)).tolist() == [[False, True] + [False] * 3]
+    assert levels.levels[0, 5:7, 2].tolist() == [1, 0] and levels.staleness[0, 5] == 4
+    assert [x[0, 5].item() for x in levels.scores[:3]] == pytest.approx([0.3, 0.3, 0.9])
+
+
+@pytest.mark.parametrize("method", ["accel-d", "accel"])
+def test_a_full_buffer_of_the_paper_s_size_admits_what_the_serial_version_does(method: str) -> None:
+    """4000 slots, and 36 offers with scores as those that are held."""
+    n = 512 if method == "accel-d" else 0
+    score, temperature = ("grounded_value_l1", 0.1) if n else ("positive_value_loss", 0.3)
+    config = LevelsConfig(4000, n, ranked(score, temperature), None, STALE, solved_only=False)
+    rng, numbers = Rng(range(2)), torch.arange(4000)
+    rows = torch.stack([numbers // 200, numbers % 200, torch.zeros_like(numbers)], dim=1).to(torch.uint8)
+    levels = ScoredLevels(config, 2, 3, rows[:n] if n else None)
+    levels.levels.copy_(rows)
+    levels.fingerprint.copy_(levels._hash(rows.expand(2, -1, -1)))
+    for score, name in zip(levels.scores[:3], ("value", "positive", "return"), strict=True):
+        score.copy_(rng.uniform(name, 0, (4000,)))
+    levels.scores.valid.fill_(True)
+    levels.staleness.copy_(rng.integers("staleness", 0, (4000,), 4000))
+    oracles = []
+    for s in range(2):
+        oracles.append(Serial(config, rows[:n].numpy()))
+        oracles[s].slots = [
+            Serial.new(rows[i].numpy().tobytes(), *(x[s, i].item() for x in levels.scores))
+            | {"stale": levels.staleness[s, i].item()}
+            for i in range(4000)
+        ]
+    offers = torch.stack([torch.full((36,), 255), torch.arange(36), torch.zeros(36)], dim=1).to(torch.uint8)
+    episodes = Scores(*(rng.uniform(f"offer/{name}", 0, (2, 36)) for name in ("value", "positive", "return")),
+                      torch.ones(2, 2, 36, dtype=torch.bool))  # fmt: skip
+    inserted = levels.insert(offers.expand(2, -1, -1), episodes)
+    for s in range(2):
+        expected = oracles[s].audition([x.tobytes() for x in offers.numpy()], episodes_of(episodes, s), 0.0)
+        assert inserted[s].tolist() == expected
+    check_same(levels, oracles)
+    assert inserted.any(dim=1).all() and not inserted.all(dim=1).any()
 
 
 # ------------------------------------------------------------------------------------------- scores
@@ -398,23 +538,25 @@ def test_episode_scores_are_a_loops() -> None:
     done = rng.uniform("done", 0, (num_steps, WORLDS)) < 0.15
     reward = rng.uniform("reward", 0, (num_steps, WORLDS)) * (rng.uniform("solved", 0, (num_steps, WORLDS)) < 0.1)
     got = episode_scores(advantage, reward, done)
-    of_worlds = got.of_worlds()
+    by_first, by_all = got.of_worlds()
     assert torch.equal(got.valid, done)
     for s in range(len(SEEDS)):
         for n in range(WORLDS):
-            start, best, last = 0, -math.inf, None
+            start, best, first, last = 0, -math.inf, None, None
             for t in range(num_steps):
                 if not done[s, t, n]:
                     continue
                 a, r = (x[s, start : t + 1, n].double().numpy() for x in (advantage, reward))
                 last = np.abs(a).mean(), np.maximum(a, 0).mean()
+                first = first or (*last, r.sum())
                 best = max(best, r.sum())
                 np.testing.assert_allclose([x[s, t, n] for x in got[:3]], [*last, r.sum()], rtol=1e-5, atol=1e-7)
                 assert (got.episode_return[s, t, n] > 0) == (r.sum() > 0)
                 start = t + 1
-            assert of_worlds.valid[s, n] == (last is not None)
+            assert by_first.valid[s, n] == by_all.valid[s, n] == (last is not None)
             if last is not None:
-                np.testing.assert_allclose([x[s, n] for x in of_worlds[:3]], [*last, best], rtol=1e-5)
+                np.testing.assert_allclose([x[s, n] for x in by_first[:3]], first, rtol=1e-5)
+                np.testing.assert_allclose([x[s, n] for x in by_all[:3]], [*last, best], rtol=1e-5)
 
 
 def test_an_episode_without_reward_has_a_return_of_exactly_zero() -> None:
@@ -431,8 +573,10 @@ def test_worlds_without_a_finished_episode() -> None:
     zeros = torch.zeros(1, 5, 2)
     done = torch.zeros(1, 5, 2, dtype=torch.bool)
     done[0, 2, 1] = True
-    scores = episode_scores(zeros, zeros, done).of_worlds()
-    assert scores.valid.tolist() == [[False, True]] and scores.episode_return.tolist() == [[-math.inf, 0.0]]
+    scores = episode_scores(zeros, zeros, done)
+    for by in scores.of_worlds():
+        assert by.valid.tolist() == [[False, True]]
+    assert by.episode_return.tolist() == [[-math.inf, 0.0]]
     levels = buffer(SETTINGS["robust plr"], (0,))
     offers = torch.tensor([[[0, 0, 1], [0, 0, 2]]], dtype=torch.uint8)
     assert levels.insert(offers, scores).tolist() == [[False, True]]

@@ -13,6 +13,7 @@ from test_runner import main
 from agents.level_replay import (
     ACCEL,
     ACCELConfig,
+    Curriculum,
     DomainRandomization,
     EditReplay,
     EditReplayConfig,
@@ -103,7 +104,7 @@ def test_the_paper_s_warm_up_is_15_cycles():
 
 
 def test_episodes_are_scored_on_the_levels_they_were_on(space):
-    """Every score in the buffer is that of the last finished episode on its level, world by world."""
+    """Every score in the buffer is that of the last finished episode in the highest world on its level."""
     made = curriculum(space, LevelReplay)
     for _ in range(made.warm_up):
         made.cycle()
@@ -111,8 +112,8 @@ def test_episodes_are_scored_on_the_levels_they_were_on(space):
     advantage = made.student.advantage(rollout)
     for s in range(2):
         last = {}
-        for t in range(48):
-            for n in range(5):
+        for n in range(5):
+            for t in range(48):
                 if rollout.done[s, t, n]:
                     begun = max(u for u in range(t + 1) if rollout.start[s, u, n])
                     last[int(rollout.level[s, t, n])] = advantage[s, begun : t + 1, n].abs().mean()
@@ -191,9 +192,9 @@ def test_eta_goes_from_0_to_1_by_cycles(space, monkeypatch):
         seen.append((made.cycles, eta))
         return distribution(eta)
 
-    def insert_at(levels, scores, eta):
+    def insert_at(levels, episodes, eta):
         seen.append((made.cycles, eta))
-        return insert(levels, scores, eta)
+        return insert(levels, episodes, eta)
 
     monkeypatch.setattr(made.buffer, "distribution", distribution_at)
     monkeypatch.setattr(made.buffer, "insert", insert_at)
@@ -233,6 +234,32 @@ def test_accel_edits_after_every_replay(space):
         bare = ((made.new_levels == EMPTY) | (made.new_levels == WALL)).flatten(2).sum(dim=2) == 15 * 15 - 2
         inner_walls = (made.new_levels[:, :, 1:-1, 1:-1] == WALL).flatten(2).any(dim=2)
         assert (bare & ~inner_walls).all().item() is not learned
+
+
+POWERS = {
+    "accel_d": ("agent.levels.primary.transform=power", "agent.levels.rho=0"),
+    "el_dred": ("agent.levels.primary.transform=power", "agent.levels.secondary.transform=power"),
+    "plr": ("agent.levels.primary={score: grounded_value_l1, transform: power}", "agent.levels.rho=0"),
+}
+
+
+@pytest.mark.parametrize("method", POWERS)
+def test_nobody_plays_an_empty_slot(monkeypatch, tmp_path, method):
+    """Where nothing is solved yet all these scores are 0: an untrained student plays the dataset, all of it alike."""
+    played = []
+    replay = Curriculum.replay
+
+    def spied(self):
+        rollout = replay(self)
+        played.append((self.buffer.filled.gather(1, rollout.level.flatten(1)).all().item(), rollout.level.unique()))
+        return rollout
+
+    monkeypatch.setattr(Curriculum, "replay", spied)
+    unsolvable = "env.max_episode_steps=1"  # no goal is one step away
+    assert main(monkeypatch, f"agent={method}", *TINY, *OF.get(method, []), *POWERS[method], unsolvable,
+                f"run_dir={tmp_path}/run") == 0  # fmt: skip
+    assert len(played) >= 4 and all(filled for filled, _ in played)
+    assert len(torch.cat([levels for _, levels in played]).unique()) > 3
 
 
 @pytest.mark.parametrize("method", ["el_dred", "vae_dred", "accel"])
@@ -347,6 +374,7 @@ MISTAKES = {
     ("agent=vae_dred", "env=cave_escape", "env.count=8"): "agent.pairs=6 is not valid; give at most half of the 8",
     ("agent=vae_dred", "env=cave_escape", "agent.pairs=5"): "agent.pairs=5 is not valid",
     ("agent=plr", "env=cave_escape", "agent.studnet.clip=1"): "unknown key",
+    ("agent=robust_plr", "env=cave_escape", "agent.levels.solved_only=true"): "agent.levels.solved_only=true is not",
     ("agent=plr", "env=cave_escape", "compile=compile"): "compile=compile",
     ("agent=plr", "env=cave_escape", "protocol=tall"): "unknown protocol 'tall'",
 }
