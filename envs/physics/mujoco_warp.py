@@ -167,6 +167,10 @@ class MujocoWarp(Physics):
             return torch.tensor(values, dtype=self.dtype, device=self.device).repeat(self.num_worlds, *[1] * values.ndim)
         return self._wp.to_torch(getattr(self._m, name)).view(self.num_worlds, *values.shape)
 
+    def state(self) -> dict[str, Tensor]:
+        """The live tensors of the state, by MuJoCo's names, warm start and controls included."""
+        return self._state
+
     def contact_forces(self) -> Tensor:
         return self.data("cfrc_ext")
 
