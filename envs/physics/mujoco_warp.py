@@ -21,7 +21,8 @@ from rlreg.errors import UserError
 
 _ACCELERATION = int(mujoco.mjtStage.mjSTAGE_ACC)
 _SETTLING_BLOCK = 10  # physics steps of one graph of `step`
-_STATE = ("qpos", "qvel", "act", "ctrl", "time", "qacc_warmstart", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat")
+_STATE = ("qpos", "qvel", "act", "ctrl", "time", "qacc_warmstart")
+_STATE += ("qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat")
 _MAX_VALUE = 1e10  # mjMAXVAL: MuJoCo takes larger positions and velocities for diverged
 # Fields of the model that no physics reads; mujoco_warp keeps one copy for all worlds, tasks may want one of each.
 _FOR_TASKS_ONLY = ("geom_rgba", "mat_rgba", "light_pos")
@@ -164,7 +165,8 @@ class MujocoWarp(Physics):
     def _field(self, name: str) -> Tensor:
         values = np.asarray(getattr(self.model, name))
         if name in _FOR_TASKS_ONLY:
-            return torch.tensor(values, dtype=self.dtype, device=self.device).repeat(self.num_worlds, *[1] * values.ndim)
+            value = torch.tensor(values, dtype=self.dtype, device=self.device)
+            return value.repeat(self.num_worlds, *[1] * values.ndim)
         return self._wp.to_torch(getattr(self._m, name)).view(self.num_worlds, *values.shape)
 
     def state(self) -> dict[str, Tensor]:
@@ -248,10 +250,11 @@ class MujocoWarp(Physics):
             return
         m, d = self._m, self._d
         self._mjw.kinematics(m, d)
+        bodies = [m.body_rootid, m.body_weldid, m.body_mocapid, m.geom_bodyid]
         self._wp.launch(
             self._kernels.place_fixed_geoms,
             dim=d.geom_xpos.shape,
-            inputs=[m.body_rootid, m.body_weldid, m.body_mocapid, m.geom_bodyid, m.geom_pos, m.geom_quat, d.xpos, d.xquat],
+            inputs=[*bodies, m.geom_pos, m.geom_quat, d.xpos, d.xquat],
             outputs=[d.geom_xpos, d.geom_xmat],
         )
 

@@ -1,7 +1,7 @@
 """mujoco_warp on its CPU device against dm_control: one control step at a time, from dm_control's own state.
 
 Single precision and other sums part the two trajectories within a second, so that the state is copied before every
-control step. A stiff contact may then still differ by much in rare steps, so medians and 95th percentiles are asked for.
+control step. A stiff contact may still differ by much in rare steps, hence medians and 95th percentiles.
 Warp compiles its kernels for every model, minutes for all of them: three tasks stay in the ordinary run.
 """
 
