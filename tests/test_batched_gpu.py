@@ -1,11 +1,11 @@
-"""`GPUBatchedEnv`, on mujoco_warp's CPU device: the worlds of `BatchedEnv` in single precision, and no looks at them."""
+"""`GPUBatchedEnv` on mujoco_warp's CPU device: the worlds of `BatchedEnv` in single precision, and no looks at them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from conftest import NoLooks
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from envs.batched import BatchedEnv
 from envs.dmc.suite import make_task
@@ -50,17 +50,6 @@ def test_the_same_worlds_begin_and_end_alike(repeat: int, spread: bool) -> None:
     for action in actions(ours, 24):
         for a, b in zip(ours.step(action), theirs.step(action), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-
-
-class NoLooks(TorchDispatchMode):
-    """Fails at whatever waits for a value, as a GPU would have to: `.item()`, a branch on a tensor, shapes of values."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
-        name = func.overloadpacket.__name__
-        assert name not in self.WAITS, f"{name} looks at a value"
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_step_within_an_episode_looks_at_no_value() -> None:

@@ -81,14 +81,14 @@ class OnlineTraining(BatchTraining):
     def _count_episodes(self, reward: Tensor, done: Tensor) -> None:
         self.episode_return += reward
         self.episode_length += 1
-        if done.any():  # most steps end no episode
-            for tag, total in (
-                ("rollout/ep_rew_mean", self.episode_return),
-                ("rollout/ep_len_mean", self.episode_length),
-            ):
-                mean = torch.where(done, total, 0.0).sum(dim=1) / done.sum(dim=1)  # NaN where none ended
-                self.last_episode[tag] = torch.where(mean.isnan(), self.last_episode[tag], mean)
-                total.masked_fill_(done, 0.0)
+        for tag, total in (
+            ("rollout/ep_rew_mean", self.episode_return),
+            ("rollout/ep_len_mean", self.episode_length),
+        ):
+            # Whether any has ended is not looked at, which would hold up a GPU at every step.
+            mean = torch.where(done, total, 0.0).sum(dim=1) / done.sum(dim=1)  # NaN where none ended
+            self.last_episode[tag] = torch.where(mean.isnan(), self.last_episode[tag], mean)
+            total.masked_fill_(done, 0.0)
 
     def _log(self) -> None:
         self.logger.scalars(self.step, self.last_episode)
