@@ -70,7 +70,7 @@ def runner(tmp_path):
 
 
 class NoLooks(TorchDispatchMode):
-    """Fails at what a GPU would have to be waited for: `.item()`, a branch on a tensor, shapes that depend on values."""
+    """Fails at what a GPU is waited for: `.item()`, a branch on a tensor, shapes that depend on values."""
 
     WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
 
