@@ -15,6 +15,7 @@ from envs.physics.base import Physics
 from envs.physics.task import Task
 from envs.streams import EpisodeStreams
 from rlreg.errors import UserError
+from rlreg.purpose import Purpose
 
 
 class BatchedEnv(VectorEnv):
@@ -31,20 +32,25 @@ class BatchedEnv(VectorEnv):
         physics: Physics,
         seeds: Sequence[int],
         num_envs: int,
-        purpose: int = 0,
+        purpose: Purpose = Purpose.TRAIN,
         action_repeat: int = 1,
         spread: bool = False,
+        device: str | torch.device | None = None,
     ) -> None:
         """`purpose`: training and evaluation worlds of a seed draw from different streams.
 
         `spread` cuts the first episodes of a seed's worlds at equally spaced times, so that later ones do not all end
-        at the same step. Raises `UserError` for no seeds, no worlds or an impossible repeat.
+        at the same step. `device` is where actions come from and results go, by default the physics' own. Raises
+        `UserError` for no seeds, no worlds or an impossible repeat.
         """
         if not seeds or num_envs < 1:
             raise UserError(f"at least one seed and one world, not {len(seeds)} seeds of {num_envs} worlds")
         if not 1 <= action_repeat <= task.max_episode_steps:
             raise UserError(f"action_repeat={action_repeat}: give 1 (none) to {task.max_episode_steps}")
-        self.seeds, self.num_envs, self.device = tuple(seeds), num_envs, physics.device
+        self.seeds, self.num_envs = tuple(seeds), num_envs
+        self.device = torch.device(physics.device if device is None else device)
+        home = physics.device
+        self._moves = home.type != self.device.type
         self.task, self.physics, self.action_repeat = task, physics, action_repeat
         self.max_episode_steps = -(-task.max_episode_steps // action_repeat)
         task.bind(physics)
@@ -56,14 +62,14 @@ class BatchedEnv(VectorEnv):
         self._identity = bool((low == -1).all() and (high == 1).all())
 
         worlds = len(self.seeds) * num_envs
-        self.random = EpisodeStreams(self.seeds, num_envs, purpose, self.device, physics.dtype)
-        self._all = torch.ones(worlds, dtype=torch.bool, device=self.device)
-        self._clock = torch.zeros(worlds, dtype=torch.int64, device=self.device)
-        first = torch.arange(num_envs, device=self.device) * task.max_episode_steps // num_envs
+        self.random = EpisodeStreams(self.seeds, num_envs, purpose, home, physics.dtype)
+        self._all = torch.ones(worlds, dtype=torch.bool, device=home)
+        self._clock = torch.zeros(worlds, dtype=torch.int64, device=home)
+        first = torch.arange(num_envs, device=home) * task.max_episode_steps // num_envs
         self._head_start = first.repeat(len(self.seeds)) if spread else torch.zeros_like(self._clock)
-        self._bad = torch.zeros(worlds, dtype=torch.int64, device=self.device)
+        self._bad = torch.zeros(worlds, dtype=torch.int64, device=home)
         self._nowhere = torch.zeros_like(self._all)
-        self._waits = self.device.type == "cpu"  # whether looking at a value costs nothing
+        self._waits = home.type == "cpu"  # whether looking at a value costs nothing
         self._steps_left = 0  # control steps until the next world's time is up, where that is looked at
         self._begin(self._all)
         self._obs = self._observe()  # (W, O): what the worlds are acted on next
@@ -74,7 +80,7 @@ class BatchedEnv(VectorEnv):
     @property
     def bad_states(self) -> Tensor:
         """(S,) int64: episodes cut so far because their simulation diverged."""
-        return self._bad.view(len(self.seeds), -1).sum(dim=1)
+        return self._bad.view(len(self.seeds), -1).sum(dim=1).to(self.device)
 
     # ------------------------------------------------------------- episodes
 
@@ -98,7 +104,8 @@ class BatchedEnv(VectorEnv):
     # ------------------------------------------------------------- stepping
 
     def step(self, action: Tensor) -> Step:
-        return Step(*map(self._shaped, self._program(action.reshape(-1, self.action_dim))))
+        action = action.reshape(-1, self.action_dim)
+        return Step(*map(self._shaped, self._program(action.cpu() if self._moves else action)))
 
     def _step(self, action: Tensor) -> tuple[Tensor, ...]:
         """`step` without the axis of seeds: actions (W, A) to the five tensors of a `Step`, all fresh.
@@ -127,7 +134,7 @@ class BatchedEnv(VectorEnv):
         task, physics = self.task, self.physics
         if not self._identity:
             action = self._centre + self._half_range * action
-        reward = None
+        reward, truncated = None, self._nowhere
         for _ in range(self.action_repeat):
             task.before_step(action)
             physics.control_step()
@@ -164,6 +171,8 @@ class BatchedEnv(VectorEnv):
         return torch.cat(parts, dim=1).float()
 
     def _shaped(self, rows: Tensor) -> Tensor:
+        if self._moves:
+            rows = rows.to(self.device)
         return rows.view(len(self.seeds), self.num_envs, *rows.shape[1:])
 
     # ---------------------------------------------------------------- state

@@ -24,6 +24,11 @@ class DMCConfig:
     """What run folders and tables call the environment."""
     action_repeat: int = 1
     """Simulator steps per action; rewards are summed. The BEER paper has none."""
+    backend: str = "auto"
+    """What steps the worlds: mujoco (batched, in C++ threads), warp (batched, on a GPU), dm_control (one by one; the
+    same seed gives suite.load's trajectory), or auto: what is fastest for that many worlds a seed."""
+    spread: bool = False
+    """Cut the first episodes of batched worlds at different times, so that later ones do not all end at once."""
     workers: Any = "auto"
     """Processes for the worlds: 0 steps them in this one; auto starts some for many worlds on many cores."""
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlreg.purpose import Purpose
 from rlreg.rng import philox4x32, stream_id
 
 
@@ -23,7 +24,7 @@ class EpisodeStreams:
         self,
         seeds: Sequence[int],
         num_envs: int,
-        purpose: int = 0,
+        purpose: Purpose = Purpose.TRAIN,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> None:

@@ -1,6 +1,7 @@
 """What earlier versions called settings and classes. Their run folders and commands are understood by these names.
 
-A new name is added here once; a run's fingerprint goes on using the old one, so that folders keep their names.
+A new name or setting is added here once; a run's fingerprint goes on using the old ones, so that folders keep their
+names.
 """
 
 from __future__ import annotations
@@ -11,24 +12,33 @@ KEYS = {"num_worlds": "num_envs", "frozen": "diverged"}
 """The last part of a setting's dotted key, or a figure's name in summary.json: then and now."""
 TARGETS = {"agents.sb3.SB3": "agents.sb3_baselines.SB3"}
 """A `_target_`: then and now."""
+BACKENDS = {"envs.dmc.make": "dm_control", "envs.gym.make": "gymnasium", "envs.d4rl.make": "gymnasium"}
+"""What stepped the worlds of each `_target_` when there was no `backend` to choose."""
+ADDED = {"env.backend": "auto", "env.spread": False}
+"""Settings that came later, and the values that leave a run's fingerprint as it was before them."""
 
 
 def with_new_names(settings: Any) -> Any:
     """A nested configuration of an earlier version, with the keys and targets of today."""
     if not isinstance(settings, dict):
         return settings
-    return {
+    named = {
         KEYS.get(key, key): TARGETS.get(value, value) if key == "_target_" else with_new_names(value)
         for key, value in settings.items()
     }
+    if (target := named.get("_target_")) in BACKENDS:
+        named.setdefault("backend", BACKENDS[target])
+    return named
 
 
 def with_old_names(flat: dict[str, Any]) -> dict[str, Any]:
-    """Flat settings by the first name that each ever had."""
+    """Flat settings by the first name that each ever had, without those added later that say nothing new."""
     keys = {new: old for old, new in KEYS.items()}
     targets = {new: old for old, new in TARGETS.items()}
     named = {}
     for key, value in flat.items():
+        if key in ADDED and value == ADDED[key]:
+            continue
         head, dot, last = key.rpartition(".")
         named[head + dot + keys.get(last, last)] = targets.get(value, value) if last == "_target_" else value
     return named

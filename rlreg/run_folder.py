@@ -68,6 +68,11 @@ class RunFolder:
                 "give another run_dir or delete it"
             )
 
+    def adopt(self, cfg: DictConfig) -> None:
+        """Let `env.backend=auto` be what the run in the folder has: of an earlier version's, what it had then."""
+        if self.config.exists() and cfg.env.get("backend") == "auto":
+            cfg.env.backend = self.load_config().env.get("backend", "auto")
+
     def load_config(self) -> DictConfig:
         """The configuration of the run in this folder. Raises `UserError` where there is none to be read."""
         if not self.config.exists():

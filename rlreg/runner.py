@@ -43,10 +43,12 @@ def train(cfg: DictConfig) -> None:
     agent = build_agent(cfg, seeds, settings.device)  # before the folder: a refused setting leaves none behind
     loop = _loop(cfg, agent)
     folder = RunFolder.of(cfg)
+    folder.adopt(cfg)
+    backends = _backends(cfg, loop)
     further = {} if folder.complete else _further(cfg, agent, loop)
     with folder.locked():
         folder.open(cfg)
-        print(f"run folder: {folder.path}", flush=True)
+        print(f"run folder: {folder.path}{backends}", flush=True)
         if folder.complete:
             check_data(cfg, folder)
             _drop_replay(folder, settings)
@@ -66,6 +68,17 @@ def train(cfg: DictConfig) -> None:
             print(f"seed {seed}: normalised score {final:.1f}, mean of the last ten evaluations {last:.1f}")
     if len(results["diverged"]) == len(seeds):
         raise UserError(f"every seed's loss turned non-finite; see the files in {folder.path}")
+
+
+def _backends(cfg: DictConfig, loop: type) -> str:
+    """What steps the worlds, in brackets; nothing for an environment that leaves no choice."""
+    if (choose := _hook(cfg, "choose_backend")) is None:
+        return ""
+    used = {"evaluation by": cfg.eval.episodes}
+    if issubclass(loop, OnlineTraining):
+        used = {"worlds stepped by": cfg.train.num_envs} | used
+    settings = _task(cfg) | {"backend": cfg.env.backend, "device": cfg.device}
+    return f" ({', '.join(f'{what} {choose(**settings, num_envs=count)}' for what, count in used.items())})"
 
 
 # What a loop needs of an environment, in words: what agents of that loop do, what such an environment is, and an
@@ -220,9 +233,18 @@ def check_device(device: str) -> None:
         torch.cuda.set_device(device)  # streams and graphs are made on the current device
 
 
-def build_env(cfg: DictConfig, seeds: Sequence[int], num_envs: int, purpose: Purpose, device: str | None = None) -> Any:
-    """The worlds of a configuration for one purpose."""
+def build_env(
+    cfg: DictConfig,
+    seeds: Sequence[int],
+    num_envs: int,
+    purpose: Purpose,
+    device: str | None = None,
+    backend: str | None = None,
+) -> Any:
+    """The worlds of a configuration for one purpose; `backend` instead of its own, where it has one."""
     settings = _settings(cfg.env)
+    if backend and "backend" in settings:
+        settings["backend"] = backend
     make = locate(settings.pop("_target_"))
     settings.pop("name")
     return make(**settings, seeds=seeds, num_envs=num_envs, purpose=purpose, device=device or cfg.device)
@@ -248,12 +270,13 @@ def _hook(cfg: DictConfig, name: str) -> Any:
 
 def _task(cfg: DictConfig) -> dict[str, Any]:
     """An environment's settings that say which task it is, without those of the vector environment only."""
-    return {k: v for k, v in _settings(cfg.env).items() if k not in ("_target_", "name", "workers")}
+    not_task = ("_target_", "name", "workers", "backend", "spread")
+    return {k: v for k, v in _settings(cfg.env).items() if k not in not_task}
 
 
 def build_agent(cfg: DictConfig, seeds: Sequence[int], device: str) -> Any:
     """The S learners of a configuration, sized by its environment."""
-    probe = build_env(cfg, seeds[:1], 1, Purpose.EVALUATE, device="cpu")
+    probe = build_env(cfg, seeds[:1], 1, Purpose.EVALUATE, device="cpu", backend="auto")  # the quickest to be made
     obs_dim, action_dim = probe.obs_dim, probe.action_dim
     probe.close()
     settings = _settings(cfg.regularizer)

@@ -22,3 +22,17 @@ def test_old_figures_are_found_by_today_s_names(tmp_path):
 def test_an_old_key_is_told_its_new_name():
     assert renamed("agent.student.num_worlds") == "agent.student.num_envs"
     assert renamed("train.num_envs") is None
+
+
+def test_an_old_run_goes_on_with_the_worlds_it_had_and_keeps_its_folder(tmp_path):
+    """Before there was a choice dm_control stepped them; `auto` finds the same folder and takes what it finds there."""
+    new = {"_target_": "envs.dmc.make", "name": "dmc/cheetah-run", "backend": "auto", "spread": False}
+    old = {k: v for k, v in new.items() if k not in ("backend", "spread")}
+    assert with_old_names(flat_settings({"env": new})) == flat_settings({"env": old})
+    assert with_old_names(flat_settings({"env": new | {"backend": "mujoco"}})) != flat_settings({"env": old})
+    folder, cfg = RunFolder(tmp_path), OmegaConf.create({"env": new})
+    folder.adopt(cfg)
+    assert cfg.env.backend == "auto"
+    folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create({"env": old})))
+    folder.adopt(cfg)
+    assert cfg.env.backend == "dm_control"

@@ -1,15 +1,15 @@
 """The DeepMind Control Suite: every task by the name 'domain-task'.
 
-`dm_control_env` steps a task with dm_control itself, the reference for any other backend.
+`dm_control_env` steps a task with dm_control itself, the reference; `suite` has the tasks in batched tensor operations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from envs.dmc.dm_control_env import DMControlEnv, task_names
+from envs.dmc.dm_control_env import DMControlEnv, check, task_names
 from rlreg.purpose import Purpose
 
 if TYPE_CHECKING:
@@ -17,10 +17,22 @@ if TYPE_CHECKING:
 
     from envs.base import VectorEnv
 
-__all__ = ["DMControlEnv", "make", "make_single", "task_names"]
+__all__ = ["DMControlEnv", "choose_backend", "make", "make_single", "task_names"]
 
 make_single = DMControlEnv
 """One task as a `gymnasium.Env`, for video and for other libraries."""
+
+
+REFERENCE = "dm_control"
+"""The backend that is dm_control's own stepping: the same seed gives the same trajectory as `suite.load`."""
+
+
+def choose_backend(task: str, num_envs: int, device: str | torch.device, backend: str = "auto", **_: Any) -> str:
+    """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
+    from envs.backends import choose
+    from envs.dmc.suite import TASKS
+
+    return choose(backend, REFERENCE, task in TASKS, num_envs, device)
 
 
 def make(
@@ -29,11 +41,24 @@ def make(
     num_envs: int = 1,
     purpose: Purpose = Purpose.TRAIN,
     action_repeat: int = 1,
+    backend: str = "auto",
+    spread: bool = False,
     workers: int | str = 0,
     device: str | torch.device = "cpu",
 ) -> VectorEnv:
-    """S x N worlds of `task` for one purpose. See `envs.gym_vector.GymVectorEnv`. Raises `UserError`."""
-    from envs.gym_vector import GymVectorEnv  # here, so that worker processes, which import this module, load no torch
+    """S x N worlds of `task` for one purpose, batched (`envs.batched.BatchedEnv`) or each on its own.
 
-    single = partial(DMControlEnv, task, action_repeat=action_repeat)
-    return GymVectorEnv(single, task, seeds, num_envs, purpose, workers, device)
+    `backend`: auto, mujoco, warp or dm_control, see `envs.backends`; `spread`, of batched worlds: first episodes are
+    cut at different times. Raises `UserError`.
+    """
+    check(task, action_repeat)
+    chosen = choose_backend(task, num_envs, device, backend)
+    if chosen == REFERENCE:
+        from envs.gym_vector import GymVectorEnv  # here: worker processes, which import this module, load no torch
+
+        single = partial(DMControlEnv, task, action_repeat=action_repeat)
+        return GymVectorEnv(single, task, seeds, num_envs, purpose, workers, device)
+    from envs.backends import make_batched
+    from envs.dmc.suite import TASKS
+
+    return make_batched(TASKS[task], chosen, seeds, num_envs, purpose, action_repeat, spread, workers, device)

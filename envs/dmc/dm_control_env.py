@@ -38,6 +38,14 @@ def task_names() -> tuple[str, ...]:
     return tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
 
 
+def check(task: str, action_repeat: int = 1) -> None:
+    """Raises `UserError` for an unknown task or an impossible repeat."""
+    if task not in task_names():
+        raise unknown("task", task, task_names())
+    if not 1 <= action_repeat <= EPISODE_STEPS:
+        raise UserError(f"action_repeat={action_repeat}: give 1 (none) to {EPISODE_STEPS}")
+
+
 class DMControlEnv(gymnasium.Env):
     """`suite.load(domain, task, task_kwargs={'random': seed})` behind Gymnasium's interface.
 
@@ -58,10 +66,7 @@ class DMControlEnv(gymnasium.Env):
 
         Raises `UserError` for an unknown task or an impossible repeat.
         """
-        if task not in task_names():
-            raise unknown("task", task, task_names())
-        if not 1 <= action_repeat <= EPISODE_STEPS:
-            raise UserError(f"action_repeat={action_repeat}: give 1 (none) to {EPISODE_STEPS}")
+        check(task, action_repeat)
         self.task, self.action_repeat = task, action_repeat
         self.max_episode_steps = -(-EPISODE_STEPS // action_repeat)
         self.render_mode, self._render_size = render_mode, render_size

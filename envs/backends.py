@@ -1,0 +1,130 @@
+"""`env.backend`: what steps the worlds of a task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlreg.errors import UserError, require
+from rlreg.purpose import Purpose
+
+if TYPE_CHECKING:
+    import mujoco
+    import torch
+
+    from envs.base import VectorEnv
+    from envs.physics.base import Physics
+    from envs.physics.task import Task
+
+BATCH_FROM = 4
+"""Worlds a seed from which `auto` batches them. One world takes up to a fifth longer in a batch than on its own, three
+are stepped faster in a batch in every task measured (benchmarks/worlds.py). Not the worlds of all seeds together: a
+seed's run would depend on its companions."""
+WARP_FROM = 512
+"""Worlds a seed from which `auto` steps them on a GPU that the run is on."""
+WORLDS_A_THREAD = 16
+"""The least that is worth another thread."""
+
+
+def choose(backend: str, reference: str, batched: bool, num_envs: int, device: str | torch.device) -> str:
+    """'mujoco', 'warp' or `reference` (the original's own stepping), for `num_envs` worlds a seed.
+
+    `auto` depends on nothing but the arguments and on whether mujoco-warp is installed, so that a resumed run goes on
+    as it began. Raises `UserError` for an unknown backend, one that is not installed, or one that does not have the
+    task (`batched` says whether the task has a batched version).
+    """
+    valid = ("auto", "mujoco", "warp", reference)
+    require(backend in valid, "env.backend", backend, ", ".join(valid[:-1]) + f" or {valid[-1]}")
+    if backend == "warp" and find_spec("mujoco_warp") is None:
+        raise UserError("env.backend=warp needs mujoco-warp; install it by: pip install 'rlreg[warp]'")
+    if backend in ("mujoco", "warp") and not batched:
+        raise UserError(f"env.backend={backend}: this task has no batched version; give auto or {reference}")
+    if backend != "auto":
+        return backend
+    if not batched or num_envs < BATCH_FROM:
+        return reference
+    on_gpu = str(device).startswith("cuda") and num_envs >= WARP_FROM and find_spec("mujoco_warp") is not None
+    return "warp" if on_gpu else "mujoco"
+
+
+def make_batched(
+    make_task: Callable[[], Task],
+    backend: str,
+    seeds: Sequence[int],
+    num_envs: int,
+    purpose: Purpose = Purpose.TRAIN,
+    action_repeat: int = 1,
+    spread: bool = False,
+    workers: int | str = 0,
+    device: str | torch.device = "cpu",
+) -> VectorEnv:
+    """S x N worlds of a batched task, stepped by `backend`, 'mujoco' or 'warp'.
+
+    `workers`: threads of the CPU engine beside this one; 'auto' for as many as pay. See `envs.batched.BatchedEnv`.
+    Raises `UserError` where the worlds would not fit into memory, before any of it is taken.
+    """
+    from envs.batched import BatchedEnv  # here, as the runner's start needs neither engine
+
+    task = make_task()
+    worlds = len(seeds) * num_envs
+    _require_memory(task.model, worlds, num_envs, device if backend == "warp" else "cpu")
+    physics = _engine(backend, task, worlds, workers, device)
+    return BatchedEnv(task, physics, seeds, num_envs, purpose, action_repeat, spread, device)
+
+
+def _engine(backend: str, task: Task, worlds: int, workers: int | str, device: str | torch.device) -> Physics:
+    settings = {"substeps": task.substeps, "model_fields": task.model_fields, "legacy_step": task.legacy_step}
+    if backend == "warp":
+        from envs.physics.mujoco_warp import MujocoWarp
+
+        return MujocoWarp(task.model, worlds, device=device, **settings)
+    from envs.physics.mujoco_batch import MujocoBatch
+
+    return MujocoBatch(task.model, worlds, threads=_threads(workers, worlds), **settings)
+
+
+def _threads(workers: int | str, worlds: int) -> int:
+    if workers == "auto":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(cores, worlds // WORLDS_A_THREAD))
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise UserError(f"env.workers={workers!r}: give a number of threads, 0 for none beside this one, or 'auto'")
+    return max(1, workers)
+
+
+def _require_memory(model: mujoco.MjModel, worlds: int, num_envs: int, device: str | torch.device) -> None:
+    """Raise `UserError` where `worlds` worlds of `model` are more than the memory that is free holds."""
+    import mujoco
+
+    row = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
+    # The state, what tasks read, and some ten times an observation of about that size.
+    numbers = 4 * row + model.nsensordata + 16 * model.nbody + 12 * (model.ngeom + model.nsite)
+    needed, free = worlds * 8 * numbers, free_memory(device)
+    if free is not None and needed > free:
+        raise UserError(
+            f"num_envs={num_envs}: {worlds} worlds take some {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are "
+            f"free; give at most {max(1, num_envs * free // needed)}"
+        )
+
+
+def free_memory(device: str | torch.device) -> int | None:
+    """Bytes that can still be taken on a device, control groups considered; None where that cannot be known."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        pages = Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]
+    except (OSError, IndexError):
+        return None
+    free = int(pages) * 1024
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - used)
+    except (OSError, ValueError):  # no control groups of version 2, or no limit
+        pass
+    return free
