@@ -12,7 +12,6 @@ from rlreg.errors import UserError, require
 from rlreg.purpose import Purpose
 
 if TYPE_CHECKING:
-    import mujoco
     import torch
 
     from envs.base import VectorEnv
@@ -70,7 +69,7 @@ def make_batched(
 
     task = make_task()
     worlds = len(seeds) * num_envs
-    _require_memory(task.model, worlds, num_envs, device if backend == "warp" else "cpu")
+    _require_memory(task, worlds, num_envs, device if backend == "warp" else "cpu")
     physics = _engine(backend, task, worlds, workers, device)
     return BatchedEnv(task, physics, seeds, num_envs, purpose, action_repeat, spread, device)
 
@@ -95,13 +94,15 @@ def _threads(workers: int | str, worlds: int) -> int:
     return max(1, workers)
 
 
-def _require_memory(model: mujoco.MjModel, worlds: int, num_envs: int, device: str | torch.device) -> None:
-    """Raise `UserError` where `worlds` worlds of `model` are more than the memory that is free holds."""
+def _require_memory(task: Task, worlds: int, num_envs: int, device: str | torch.device) -> None:
+    """Raise `UserError` where `worlds` worlds of `task` are more than the memory that is free holds."""
     import mujoco
 
+    model = task.model
+    own = sum(getattr(model, field).size for field in task.model_fields)
     row = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
     # The state, what tasks read, and some ten times an observation of about that size.
-    numbers = 4 * row + model.nsensordata + 16 * model.nbody + 12 * (model.ngeom + model.nsite)
+    numbers = 4 * row + 2 * own + model.nsensordata + 16 * model.nbody + 12 * (model.ngeom + model.nsite)
     needed, free = worlds * 8 * numbers, free_memory(device)
     if free is not None and needed > free:
         raise UserError(
