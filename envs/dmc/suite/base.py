@@ -35,8 +35,15 @@ def load_model(domain: str, **kwargs: Any) -> mujoco.MjModel:
 
 
 def compiled(xml: str | bytes, assets: dict[str, bytes] = suite.common.ASSETS) -> mujoco.MjModel:
-    """The model that dm_control describes by `xml` and, where it does not say otherwise, the suite's own assets."""
-    return mujoco.MjModel.from_xml_string(xml.decode() if isinstance(xml, bytes) else xml, assets)
+    """The model that dm_control describes by `xml` and, where it does not say otherwise, the suite's own assets.
+
+    Its generated textures are one pixel each: nothing here is drawn, and 12 MB of sky would be copied with each model.
+    """
+    text = xml.decode() if isinstance(xml, bytes) else xml
+    spec = mujoco.MjSpec.from_string(text, include=assets, assets=assets)
+    for texture in spec.textures:
+        texture.width = texture.height = 1
+    return spec.compile()
 
 
 class RandomJoints:

@@ -74,6 +74,8 @@ class Quadruped(Task):
         self._force_torque = self._of_types(sensor.mjSENS_FORCE, sensor.mjSENS_TORQUE)
         self._imu = self._of_types(sensor.mjSENS_GYRO, sensor.mjSENS_ACCELEROMETER)
         self._root = physics.index("qpos", "root")
+        # Added up as in dm_control, as the last bit decides whether what just touches the ground does.
+        self._heights = self.tensor(np.cumsum(np.r_[0.0, np.full(MAX_LIFTS - 1, LIFT)]))
 
     def _of_types(self, *types: mujoco.mjtSensor) -> Tensor:
         """Where in 'sensordata' the sensors of `types` are, in the model's order."""
@@ -116,7 +118,7 @@ class Quadruped(Task):
             self.physics.reset(pending)
             qpos = self.physics.qpos.clone()
             qpos[:, x : x + 2] = xy
-            qpos[:, x + 2] = LIFT * k
+            qpos[:, x + 2] = self._heights.index_select(0, torch.as_tensor(k, device=qpos.device).view(1))
             qpos[:, x + 3 : x + 7] = quaternion
             self.physics.set_state(pending, qpos)
             self.physics.forward(pending)

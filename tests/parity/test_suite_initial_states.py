@@ -1,0 +1,121 @@
+"""How episodes of the batched suite begin, against dm_control: two samples of states, models and observations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from dm_control import suite
+from numpy.typing import NDArray
+from scipy.stats import ks_2samp
+
+from envs.dmc.suite import TASKS, make_task
+from envs.dmc.suite.quadruped import TERRAIN_SMOOTHNESS, Escape
+from envs.physics.mujoco_batch import MujocoBatch
+from envs.physics.task import Task
+from envs.streams import EpisodeStreams
+
+ERROR = 1e-6
+"""Of a coordinate's test, were both the same: some 3000 coordinates are tested, so that one fails once in 300."""
+SAMPLES = {"quadruped": 150, "humanoid_CMU": 200, "dog": 300, "cheetah": 300, "manipulator": 400, "stacker": 400}
+"""Episodes of dm_control's where its resets are slow; and twice as many of ours."""
+BEGIN_ALIKE = {
+    "acrobot-swingup_sparse", "cartpole-balance_sparse", "cartpole-swingup_sparse", "dog-walk", "dog-trot", "dog-run",
+    "finger-turn_hard", "fish-upright", "hopper-hop", "humanoid-walk", "humanoid-run", "humanoid-run_pure_state",
+    "humanoid_CMU-walk", "humanoid_CMU-run", "point_mass-easy", "quadruped-run", "reacher-hard", "walker-walk",
+    "walker-run", "lqr-lqr_2_1",
+}  # fmt: skip
+"""Tasks whose episodes begin as another's of the same class do."""
+
+
+def our_beginnings(task: Task, worlds: int) -> NDArray[np.float64]:
+    """(worlds, n): state, what was drawn of the model, observation."""
+    physics = MujocoBatch(task.model, worlds, task.substeps, task.model_fields)
+    task.bind(physics)
+    task.draw_models([0] * worlds)
+    random = EpisodeStreams([0], worlds)
+    random.episode.zero_()
+    task.begin_episode(torch.ones(worlds, dtype=torch.bool), random)
+    assert not physics.bad().any()
+    parts = [physics.qpos, physics.qvel, physics.act, *(physics.field(name) for name in task.model_fields)]
+    parts += task.get_observation().values()
+    return torch.cat([part.reshape(worlds, -1).double() for part in parts], dim=1).numpy()
+
+
+def their_beginnings(name: str, fields: tuple[str, ...], episodes: int) -> NDArray[np.float64]:
+    domain, _, task = name.partition("-")
+    env = suite.load(domain, task, task_kwargs={"random": 0}, environment_kwargs={"flat_observation": True})
+    env.physics._make_rendering_contexts = lambda: None  # for quadruped-escape, without OpenGL
+    rows = []
+    for _ in range(episodes):
+        observation = env.reset().observation["observations"]
+        model, data = env.physics.model, env.physics.data
+        parts = [data.qpos, data.qvel, data.act, *(getattr(model, field) for field in fields), observation]
+        rows.append(np.concatenate([np.ravel(part) for part in parts]))
+    return np.stack(rows)
+
+
+def assert_same_distribution(ours: NDArray, theirs: NDArray) -> None:
+    """Of every coordinate, and of some mixtures of them, that see what belongs together."""
+    spread = np.concatenate([ours, theirs]).std(axis=0)
+    drawn = spread > 1e-9
+    np.testing.assert_allclose(ours[:, ~drawn], np.broadcast_to(theirs[0, ~drawn], ours[:, ~drawn].shape), atol=1e-8)
+    ours, theirs = ours[:, drawn] / spread[drawn], theirs[:, drawn] / spread[drawn]
+    rng = np.random.default_rng(0)
+    mixtures = rng.normal(size=(ours.shape[1], 10)) * (rng.random((ours.shape[1], 10)) < 3 / ours.shape[1])
+    ours, theirs = np.hstack([ours, ours @ mixtures]), np.hstack([theirs, theirs @ mixtures])
+    share = len(ours) / (len(ours) + len(theirs))
+    for i, (one, other) in enumerate(zip(ours.T, theirs.T, strict=True)):
+        assert ks_2samp(one, other).pvalue > ERROR, f"coordinate {i}"
+        # So many in a row at an end of both samples together are all from one of them: where bounds differ.
+        for a, b, chance in ((one, other, share), (other, one, 1 - share)):
+            for beyond in (a > b.max() + 1e-9, a < b.min() - 1e-9):
+                assert chance ** beyond.sum() > ERROR, f"coordinate {i}: {beyond.sum()} beyond the other's extremes"
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in BEGIN_ALIKE and name != "quadruped-escape"])
+def test_episodes_begin_as_dm_controls(name: str) -> None:
+    task, episodes = make_task(name), SAMPLES.get(name.partition("-")[0], 600)
+    theirs = their_beginnings(name, task.model_fields, episodes)
+    ours = our_beginnings(task, 2 * episodes)
+    assert ours.shape[1] == theirs.shape[1]
+    assert_same_distribution(ours, theirs)
+
+
+def test_the_test_sees_what_differs() -> None:
+    """A wider range, a shifted mean, another spread, and coordinates that do not belong together."""
+    assert set(TASKS) >= BEGIN_ALIKE
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(600, 4)), rng.normal(size=(300, 4))
+    assert_same_distribution(ours, theirs)
+    box = rng.uniform(-1, 1, (300, 4))
+    for other in (theirs + 0.5, theirs * 1.6, np.repeat(theirs[:, :1], 4, axis=1)):
+        with pytest.raises(AssertionError):
+            assert_same_distribution(ours, other)
+    with pytest.raises(AssertionError):
+        assert_same_distribution(rng.uniform(-1.15, 1.15, (600, 4)), box)
+
+
+def test_escapes_terrain_is_dm_controls() -> None:
+    """From the same bumps, to float32; the body is lifted from the same height on."""
+    env = suite.load("quadruped", "escape", task_kwargs={"random": 3})
+    env.physics._make_rendering_contexts = lambda: None
+    env.reset()
+    bumps = np.random.RandomState(3).uniform(TERRAIN_SMOOTHNESS, 1, (30, 30))
+
+    class GivenBumps(EpisodeStreams):
+        def uniform(self, name: str, *args, **kwargs) -> torch.Tensor:
+            assert name == "bumps"
+            return torch.from_numpy(bumps)[None]
+
+        def normal(self, name: str, *args, **kwargs) -> torch.Tensor:
+            return torch.from_numpy(env.physics.data.qpos[None, 3:7].copy())
+
+    task = Escape()
+    physics = MujocoBatch(task.model, 1, task.substeps, task.model_fields)
+    task.bind(physics)
+    task.begin_episode(torch.ones(1, dtype=torch.bool), GivenBumps([0], 1))
+    terrain = physics.field("hfield_data")[0].numpy()
+    np.testing.assert_allclose(terrain, env.physics.model.hfield_data, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(physics.qpos[0].numpy(), env.physics.data.qpos, atol=1e-12)
+    assert physics.data("ncon")[0] == 0
