@@ -1,1 +1,5 @@
-"""Environments behind one vector interface (`envs.base`). Imports `rlreg`, never `agents`."""
+"""Environments behind one vector interface (`envs.base`), and Gymnasium ids `rlreg/...`. Imports never `agents`."""
+
+from envs.gymnasium_ids import register
+
+register()

@@ -39,11 +39,14 @@ class ToGymnasium(gymnasium.vector.VectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Observations (S*N, O). Raises `UserError` for a seed: worlds have theirs from the start."""
+        """Observations (S*N, O). `seed`: see `world_seeds`; without one, worlds go on with their random streams.
+
+        Raises `UserError` for a seed where the worlds have theirs for good (`envs.gym_vector`).
+        """
         if seed is not None:
-            raise UserError(
-                f"reset(seed={seed}): the worlds were given seeds {list(self.env.seeds)} when made"
-            )
+            if not hasattr(self.env, "reseed"):
+                raise UserError(f"reset(seed={seed}): the worlds were given seeds {list(self.env.seeds)} when made")
+            self.env.reseed(world_seeds(seed, self.num_envs))
         return self._rows(self.env.reset()), {}
 
     def step(self, actions: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray, dict[str, Any]]:
@@ -61,6 +64,15 @@ class ToGymnasium(gymnasium.vector.VectorEnv):
 
     def _rows(self, values: Tensor) -> NDArray:
         return values.flatten(0, 1).numpy(force=True)
+
+
+def world_seeds(seed: int | Sequence[int | None] | NDArray | None, num_envs: int) -> list[int]:
+    """Gymnasium's convention: k, k + 1, ... of an int, a list as it is; None is drawn from the system's entropy."""
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + i for i in range(num_envs)]
+    fresh = np.random.SeedSequence().generate_state(num_envs) >> 1  # below 2^31, as all our seeds are
+    given = [None] * num_envs if seed is None else list(seed)
+    return [int(one if one is not None else other) for one, other in zip(given, fresh, strict=True)]
 
 
 class FromGymnasium(VectorEnv):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlreg.errors import UserError, require
 from rlreg.purpose import Purpose
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import torch
 
     from envs.base import VectorEnv
-    from envs.physics.base import Physics
     from envs.physics.task import Task
 
 BATCH_FROM = 4
@@ -59,30 +58,27 @@ def make_batched(
     spread: bool = False,
     workers: int | str = 0,
     device: str | torch.device = "cpu",
+    **warp: Any,
 ) -> VectorEnv:
     """S x N worlds of a batched task, stepped by `backend`, 'mujoco' or 'warp'.
 
-    `workers`: threads of the CPU engine beside this one; 'auto' for as many as pay. See `envs.batched.BatchedEnv`.
-    Raises `UserError` where the worlds would not fit into memory, before any of it is taken.
+    `workers`: threads of the CPU engine beside this one; 'auto' for as many as pay. `warp`: settings of `MujocoWarp`
+    alone. See `envs.batched.BatchedEnv` for the others. Raises `UserError` where the worlds would not fit into memory,
+    before any of it is taken.
     """
-    from envs.batched import BatchedEnv  # here, as the runner's start needs neither engine
-
-    task = make_task()
-    worlds = len(seeds) * num_envs
+    task, worlds = make_task(), len(seeds) * num_envs
+    given = (task.model, worlds, task.substeps, task.model_fields, task.legacy_step)
+    settings = (seeds, num_envs, purpose, action_repeat, spread, device)
     _require_memory(task, worlds, num_envs, device if backend == "warp" else "cpu")
-    physics = _engine(backend, task, worlds, workers, device)
-    return BatchedEnv(task, physics, seeds, num_envs, purpose, action_repeat, spread, device)
-
-
-def _engine(backend: str, task: Task, worlds: int, workers: int | str, device: str | torch.device) -> Physics:
-    settings = {"substeps": task.substeps, "model_fields": task.model_fields, "legacy_step": task.legacy_step}
-    if backend == "warp":
+    if backend == "warp":  # imported here, as the runner's start needs neither engine
+        from envs.batched_gpu import GPUBatchedEnv
         from envs.physics.mujoco_warp import MujocoWarp
 
-        return MujocoWarp(task.model, worlds, device=device, **settings)
+        return GPUBatchedEnv(task, MujocoWarp(*given, device=device, **warp), *settings)
+    from envs.batched import BatchedEnv
     from envs.physics.mujoco_batch import MujocoBatch
 
-    return MujocoBatch(task.model, worlds, threads=_threads(workers, worlds), **settings)
+    return BatchedEnv(task, MujocoBatch(*given, threads=_threads(workers, worlds)), *settings)
 
 
 def _threads(workers: int | str, worlds: int) -> int:

@@ -24,6 +24,8 @@ class BatchedEnv(VectorEnv):
     World n of seed k begins its i-th episode by draws keyed by (k, n, i): it does not depend on the other worlds.
     A world whose simulation diverged is cut: truncated, its reward zero, its final observation the last good one;
     `bad_states` counts them.
+
+    It looks at values as it goes, which costs nothing on a CPU; for a GPU there is `envs.batched_gpu.GPUBatchedEnv`.
     """
 
     def __init__(
@@ -69,13 +71,11 @@ class BatchedEnv(VectorEnv):
         self._head_start = first.repeat(len(self.seeds)) if spread else torch.zeros_like(self._clock)
         self._bad = torch.zeros(worlds, dtype=torch.int64, device=home)
         self._nowhere = torch.zeros_like(self._all)
-        self._waits = home.type == "cpu"  # whether looking at a value costs nothing
-        self._steps_left = 0  # control steps until the next world's time is up, where that is looked at
+        self._steps_left = 0  # control steps until the next world's time is up
         self._begin(self._all)
         self._obs = self._observe()  # (W, O): what the worlds are acted on next
         self.obs_dim = self._obs.shape[1]
         self.random.episode.fill_(-1)
-        self._program = physics.prepare(self._step)
 
     @property
     def bad_states(self) -> Tensor:
@@ -83,6 +83,14 @@ class BatchedEnv(VectorEnv):
         return self._bad.view(len(self.seeds), -1).sum(dim=1).to(self.device)
 
     # ------------------------------------------------------------- episodes
+
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Give every world a seed of its own, (W,): the next `reset` begins with its first episode, as of its world 0.
+
+        What else belongs to a seed, such as `lqr`'s model, is drawn anew.
+        """
+        self.random.reseed(seeds)
+        self.task.draw_models(seeds)
 
     def reset(self) -> Tensor:
         first = self.random.episode == -1
@@ -98,30 +106,25 @@ class BatchedEnv(VectorEnv):
         self.task.begin_episode(mask, self.random.of(mask))
 
     def _look_at_clocks(self) -> None:
-        if self._waits:
-            self._steps_left = self.task.max_episode_steps - int(self._clock.max())
+        self._steps_left = self.task.max_episode_steps - int(self._clock.max())
 
     # ------------------------------------------------------------- stepping
 
     def step(self, action: Tensor) -> Step:
         action = action.reshape(-1, self.action_dim)
-        return Step(*map(self._shaped, self._program(action.cpu() if self._moves else action)))
+        return Step(*map(self._shaped, self._step(action.cpu() if self._moves else action)))
 
     def _step(self, action: Tensor) -> tuple[Tensor, ...]:
-        """`step` without the axis of seeds: actions (W, A) to the five tensors of a `Step`, all fresh.
-
-        On a device that is not waited for, ends and diverged worlds are dealt with at every step, whether there are
-        any or not. On the CPU a look tells, and most steps have none.
-        """
+        """`step` without the axis of seeds: actions (W, A) to the five tensors of a `Step`, all fresh."""
         obs, reward, terminated, truncated = self._advance(action)
-        if not self._waits or self._diverged(obs, reward):
+        if self._diverged(obs, reward):
             bad = self.physics.bad() | ~torch.isfinite(obs.sum(dim=1) + reward)
             self._bad += bad
             obs = torch.where(bad[:, None], self._obs, obs)
             reward = reward.masked_fill(bad, 0.0)
             truncated, terminated = truncated | bad, terminated & ~bad
         final_obs, done = obs, terminated | truncated
-        if not self._waits or done.any():
+        if done.any():
             truncated = truncated & ~terminated
             self._begin(done)
             obs = torch.where(done[:, None], self._observe(), obs)
@@ -155,10 +158,9 @@ class BatchedEnv(VectorEnv):
         return self._nowhere if terminated is None else terminated
 
     def _truncated(self) -> Tensor:
-        if self._waits:
-            self._steps_left -= 1
-            if self._steps_left > 0:
-                return self._nowhere
+        self._steps_left -= 1
+        if self._steps_left > 0:
+            return self._nowhere
         return self._clock >= self.task.max_episode_steps
 
     def _diverged(self, obs: Tensor, reward: Tensor) -> bool:
@@ -179,11 +181,10 @@ class BatchedEnv(VectorEnv):
 
     def state_dict(self) -> dict[str, Any]:
         """Arrays, (W, ...) each: nothing is replayed, so that continuing takes no longer the later it is."""
-        own = {"clock": self._clock, "episode": self.random.episode, "obs": self._obs, "bad": self._bad}
         return {
             "seeds": list(self.seeds),
             "num_envs": self.num_envs,
-            "worlds": {name: values.numpy(force=True).copy() for name, values in own.items()},
+            "worlds": {name: values.numpy(force=True).copy() for name, values in self._own().items()},
             "task": {name: values.numpy(force=True).copy() for name, values in self.task.state().items()},
             "physics": self.physics.state_dict(),
         }
@@ -195,12 +196,14 @@ class BatchedEnv(VectorEnv):
                 f"fit seeds {list(self.seeds)} with {self.num_envs} worlds each"
             )
         self.physics.load_state_dict(state["physics"])
-        own = {"clock": self._clock, "episode": self.random.episode, "obs": self._obs, "bad": self._bad}
-        for live, saved in ((own, state["worlds"]), (self.task.state(), state["task"])):
+        for live, saved in ((self._own(), state["worlds"]), (self.task.state(), state["task"])):
             for name, values in live.items():
                 values.copy_(torch.from_numpy(np.asarray(saved[name])))
         self._look_at_clocks()
         return self._shaped(self._obs.clone())
+
+    def _own(self) -> dict[str, Tensor]:
+        return {"clock": self._clock, "obs": self._obs, "bad": self._bad} | self.random.state()
 
     def close(self) -> None:
         self.physics.close()

@@ -22,7 +22,6 @@ class GPUBatchedEnv(BatchedEnv):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._waits = False
         self._terminates = self.task.get_termination() is not None
         self._ended = torch.zeros_like(self._all)  # (W,) worlds to begin anew
         self._diverged_worlds = torch.zeros((), dtype=torch.int64, device=self._all.device)
@@ -64,6 +63,9 @@ class GPUBatchedEnv(BatchedEnv):
         self._obs.copy_(obs)
         return obs, reward, terminated, truncated
 
+    def _truncated(self) -> Tensor:
+        return self._clock >= self.task.max_episode_steps
+
     def _begin_ended(self) -> Tensor:
         """New episodes in the worlds whose last has ended; obs (W, O), fresh."""
         ended = self._ended.clone()
@@ -73,9 +75,6 @@ class GPUBatchedEnv(BatchedEnv):
         self._ended.zero_()
         self._look_at_clocks()
         return obs
-
-    def _look_at_clocks(self) -> None:
-        self._steps_left = self.task.max_episode_steps - int(self._clock.max())
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         self._ended.zero_()

@@ -29,6 +29,12 @@ class DMCConfig:
     same seed gives suite.load's trajectory), or auto: what is fastest for that many worlds a seed."""
     spread: bool = False
     """Cut the first episodes of batched worlds at different times, so that later ones do not all end at once."""
+    deterministic: bool = False
+    """With backend=warp: the same run twice gives the same bits, at a price."""
+    nconmax: int | None = None
+    """With backend=warp: room for contacts, a world; by default mujoco_warp's own guess."""
+    njmax: int | None = None
+    """With backend=warp: room for constraints, a world; by default mujoco_warp's own guess."""
     workers: Any = "auto"
     """Processes for the worlds: 0 steps them in this one; auto starts some for many worlds on many cores."""
 

@@ -37,6 +37,16 @@ class EpisodeStreams:
         self._purpose, self._attempt = int(purpose), 0
         self._rows: Tensor | None = None
 
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """A seed for each world (W,), whose world 0 it becomes; its next episode is the first."""
+        self._seed.copy_(torch.tensor(list(seeds), dtype=torch.int64)[:, None])
+        self._world.zero_()
+        self.episode.fill_(-1)
+
+    def state(self) -> dict[str, Tensor]:
+        """The live tensors that decide what is drawn."""
+        return {"seed": self._seed, "world": self._world, "episode": self.episode}
+
     def of(self, mask: Tensor) -> EpisodeStreams:
         """The same streams, for use in the worlds of `mask` alone: on a CPU other rows are not computed but zero."""
         view = copy.copy(self)

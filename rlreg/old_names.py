@@ -12,9 +12,10 @@ KEYS = {"num_worlds": "num_envs", "frozen": "diverged"}
 """The last part of a setting's dotted key, or a figure's name in summary.json: then and now."""
 TARGETS = {"agents.sb3.SB3": "agents.sb3_baselines.SB3"}
 """A `_target_`: then and now."""
-BACKENDS = {"envs.dmc.make": "dm_control", "envs.gym.make": "gymnasium", "envs.d4rl.make": "gymnasium"}
+BACKENDS = {"envs.dmc.make": "dm_control"}
 """What stepped the worlds of each `_target_` when there was no `backend` to choose."""
-ADDED = {"env.backend": "auto", "env.spread": False}
+ADDED = {"env.backend": "auto", "env.spread": False, "env.deterministic": False}
+ADDED |= {"env.nconmax": None, "env.njmax": None}
 """Settings that came later, and the values that leave a run's fingerprint as it was before them."""
 
 

@@ -270,7 +270,7 @@ def _hook(cfg: DictConfig, name: str) -> Any:
 
 def _task(cfg: DictConfig) -> dict[str, Any]:
     """An environment's settings that say which task it is, without those of the vector environment only."""
-    not_task = ("_target_", "name", "workers", "backend", "spread")
+    not_task = ("_target_", "name", "workers", "backend", "spread", "deterministic", "nconmax", "njmax")
     return {k: v for k, v in _settings(cfg.env).items() if k not in not_task}
 
 

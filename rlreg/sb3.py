@@ -293,26 +293,33 @@ class Spaces(gymnasium.Env):
 
 
 class VecWorlds(VecEnv):
-    """The N worlds of one seed (an `envs.base.VectorEnv`) behind SB3's vector interface."""
+    """The S * N worlds of an `envs.base.VectorEnv`, seed by seed, behind SB3's vector interface.
+
+    `VecWorlds(envs.dmc.make("cheetah-run", seeds=[0], num_envs=64))` are 64 batched worlds in this process.
+    """
 
     render_mode = None
 
     def __init__(self, worlds: Any) -> None:
         self._worlds = worlds
+        self._shape = len(worlds.seeds), worlds.num_envs, worlds.action_dim
         spaces = Spaces(worlds.obs_dim, worlds.action_dim)
-        super().__init__(worlds.num_envs, spaces.observation_space, spaces.action_space)
+        super().__init__(len(worlds.seeds) * worlds.num_envs, spaces.observation_space, spaces.action_space)
 
     def reset(self) -> NDArray[np.float32]:
-        """Observations (N, O). Seeds given to `seed` are ignored: the worlds have theirs from the start."""
-        return self._worlds.reset()[0].numpy(force=True)
+        """Observations (S * N, O). What was given to `seed` counts where worlds can be given other seeds."""
+        if self._seeds[0] is not None and hasattr(self._worlds, "reseed"):
+            self._worlds.reseed(self._seeds)
+        self._reset_seeds()
+        return self._worlds.reset().flatten(0, 1).numpy(force=True)
 
     def step_async(self, actions: NDArray[np.float32]) -> None:
-        self._action = torch.as_tensor(actions, device=self._worlds.device)[None]
+        self._action = torch.as_tensor(actions, device=self._worlds.device).view(self._shape)
 
     def step_wait(self) -> tuple[NDArray, NDArray, NDArray, list[dict[str, Any]]]:
-        """Observations (N, O), rewards (N,), dones (N,), infos with the episodes' last observations."""
+        """Observations (S * N, O), rewards and dones (S * N,), infos with the episodes' last observations."""
         step = self._worlds.step(self._action)
-        obs, reward, terminated, truncated, final_obs = (part[0].numpy(force=True) for part in step)
+        obs, reward, terminated, truncated, final_obs = (part.flatten(0, 1).numpy(force=True) for part in step)
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in done]
         for n in np.flatnonzero(done):

@@ -45,11 +45,14 @@ def make(
     spread: bool = False,
     workers: int | str = 0,
     device: str | torch.device = "cpu",
+    deterministic: bool = False,
+    nconmax: int | None = None,
+    njmax: int | None = None,
 ) -> VectorEnv:
     """S x N worlds of `task` for one purpose, batched (`envs.batched.BatchedEnv`) or each on its own.
 
     `backend`: auto, mujoco, warp or dm_control, see `envs.backends`; `spread`, of batched worlds: first episodes are
-    cut at different times. Raises `UserError`.
+    cut at different times; `deterministic`, `nconmax` and `njmax`: see `envs.physics.mujoco_warp`. Raises `UserError`.
     """
     check(task, action_repeat)
     chosen = choose_backend(task, num_envs, device, backend)
@@ -61,4 +64,5 @@ def make(
     from envs.backends import make_batched
     from envs.dmc.suite import TASKS
 
-    return make_batched(TASKS[task], chosen, seeds, num_envs, purpose, action_repeat, spread, workers, device)
+    warp = {"deterministic": deterministic, "nconmax": nconmax, "njmax": njmax}
+    return make_batched(TASKS[task], chosen, seeds, num_envs, purpose, action_repeat, spread, workers, device, **warp)
