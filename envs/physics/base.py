@@ -170,7 +170,10 @@ class Physics(ABC):
         return bool(self.bad().any())
 
     def contact_forces(self) -> Tensor:
-        """(W, nbody, 6): external forces on the bodies (`cfrc_ext`) as of the last step, after mj_rnePostConstraint."""
+        """(W, nbody, 6): external forces on the bodies (`cfrc_ext`) as of the last step, after mj_rnePostConstraint.
+
+        Zero after a reset. Only of a task that has asked for them, see `Task.contact_forces`.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not compute contact forces")
 
     def prepare(self, function: Callable[..., Any]) -> Callable[..., Any]:

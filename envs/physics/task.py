@@ -27,6 +27,8 @@ class Task(ABC):
     """The MjModel fields that its episodes change, so that they are per world."""
     legacy_step: bool = True
     """See `Physics.control_step`."""
+    contact_forces: bool = False
+    """Whether it reads `Physics.contact_forces`."""
     max_episode_steps: int = 1000
     """Control steps after which an episode is truncated."""
 

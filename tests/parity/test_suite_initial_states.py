@@ -7,7 +7,7 @@ import pytest
 import torch
 from dm_control import suite
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp
+from two_samples import assert_same_distribution
 
 from envs.dmc.suite import TASKS, make_task
 from envs.dmc.suite.quadruped import TERRAIN_SMOOTHNESS, Escape
@@ -15,8 +15,6 @@ from envs.physics.mujoco_batch import MujocoBatch
 from envs.physics.task import Task
 from envs.streams import EpisodeStreams
 
-ERROR = 1e-6
-"""Of a coordinate's test, were both the same: some 3000 coordinates are tested, so that one fails once in 300."""
 SAMPLES = {"quadruped": 150, "humanoid_CMU": 200, "dog": 300, "cheetah": 300, "manipulator": 400, "stacker": 400}
 """Episodes of dm_control's where its resets are slow; and twice as many of ours."""
 BEGIN_ALIKE = {
@@ -53,24 +51,6 @@ def their_beginnings(name: str, fields: tuple[str, ...], episodes: int) -> NDArr
         parts = [data.qpos, data.qvel, data.act, *(getattr(model, field) for field in fields), observation]
         rows.append(np.concatenate([np.ravel(part) for part in parts]))
     return np.stack(rows)
-
-
-def assert_same_distribution(ours: NDArray, theirs: NDArray) -> None:
-    """Of every coordinate, and of some mixtures of them, that see what belongs together."""
-    spread = np.concatenate([ours, theirs]).std(axis=0)
-    drawn = spread > 1e-9
-    np.testing.assert_allclose(ours[:, ~drawn], np.broadcast_to(theirs[0, ~drawn], ours[:, ~drawn].shape), atol=1e-8)
-    ours, theirs = ours[:, drawn] / spread[drawn], theirs[:, drawn] / spread[drawn]
-    rng = np.random.default_rng(0)
-    mixtures = rng.normal(size=(ours.shape[1], 10)) * (rng.random((ours.shape[1], 10)) < 3 / ours.shape[1])
-    ours, theirs = np.hstack([ours, ours @ mixtures]), np.hstack([theirs, theirs @ mixtures])
-    share = len(ours) / (len(ours) + len(theirs))
-    for i, (one, other) in enumerate(zip(ours.T, theirs.T, strict=True)):
-        assert ks_2samp(one, other).pvalue > ERROR, f"coordinate {i}"
-        # So many in a row at an end of both samples together are all from one of them: where bounds differ.
-        for a, b, chance in ((one, other, share), (other, one, 1 - share)):
-            for beyond in (a > b.max() + 1e-9, a < b.min() - 1e-9):
-                assert chance ** beyond.sum() > ERROR, f"coordinate {i}: {beyond.sum()} beyond the other's extremes"
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name not in BEGIN_ALIKE and name != "quadruped-escape"])

@@ -1,0 +1,44 @@
+"""Gymnasium's MuJoCo tasks in batched tensor operations, v4 and v5, by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium
+
+from envs.mujoco_gym.ant import Ant
+from envs.mujoco_gym.half_cheetah import HalfCheetah
+from envs.mujoco_gym.hopper import Hopper, Walker2d
+from envs.mujoco_gym.humanoid import Humanoid, HumanoidStandup
+from envs.mujoco_gym.inverted_pendulum import InvertedDoublePendulum, InvertedPendulum
+from envs.mujoco_gym.pusher import Pusher
+from envs.mujoco_gym.reacher import Reacher
+from envs.mujoco_gym.settings import IDS, settings
+from envs.mujoco_gym.swimmer import Swimmer
+from envs.physics.task import Task
+from rlreg.errors import UserError, unknown
+
+_VERSIONED = (Ant, Hopper, Humanoid, HumanoidStandup, InvertedDoublePendulum, InvertedPendulum, Reacher, Walker2d)
+TASKS: dict[str, Callable[..., Task]] = {
+    f"{task.__name__}-v{version}": partial(task, version=version) for task in _VERSIONED for version in (4, 5)
+}
+TASKS |= {f"{task.__name__}-v{version}": task for task in (HalfCheetah, Swimmer) for version in (4, 5)}
+TASKS |= {"Pusher-v5": Pusher}
+assert set(TASKS) == set(IDS)
+
+
+def make_task(id: str, max_episode_steps: int | None = None, **given: Any) -> Task:
+    """The task of a Gymnasium id; `given` as Gymnasium's own constructor takes them.
+
+    Raises `UserError` for an unknown id or setting.
+    """
+    if id not in TASKS:
+        raise unknown("Gymnasium id", id, TASKS)
+    known = settings(id)
+    if strange := [name for name in given if name not in known]:
+        raise UserError(f"'{id}' has no setting '{strange[0]}'; it has {', '.join(known) or 'none'}")
+    task = TASKS[id](**(known | given))
+    task.max_episode_steps = max_episode_steps or gymnasium.spec(id).max_episode_steps
+    return task
