@@ -63,7 +63,7 @@ class MujocoWarp(Physics):
         deterministic: bool = False,
         continuous: bool = False,
     ) -> None:
-        """`nconmax` and `njmax`: room for contacts and constraints, a world; by default mujoco_warp's own guess.
+        """`nconmax` and `njmax`: room for contacts and constraints, a world; by default guesses (`check` tells).
 
         `continuous`: every write to a state is followed by a `forward` before the next control step, which can then go
         on from the readings of the last, as dm_control does, and saves one evaluation of positions and velocities.
@@ -76,14 +76,14 @@ class MujocoWarp(Physics):
         self.model, self.num_worlds, self.substeps = model, num_worlds, substeps
         self.device, self.dtype = torch.device(device), torch.float32
         self.model_fields, self.legacy_step = tuple(model_fields), legacy_step
-        self.nconmax, self.njmax = nconmax, njmax
+        self.nconmax, self.njmax = nconmax, njmax or _likely_constraints(model)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self._where = wp.device_from_torch(self.device)
         with wp.ScopedDevice(self._where):
             self._m = self._put_model(deterministic)
             self._require_memory()
-            self._d = self._mjw.make_data(model, nworld=num_worlds, nconmax=nconmax, njmax=njmax)
+            self._d = self._mjw.make_data(model, nworld=num_worlds, nconmax=nconmax, njmax=self.njmax)
         rk4 = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
         self._continues = continuous and legacy_step and not rk4
 
@@ -444,6 +444,15 @@ class _Captured:
         finally:
             self._physics._recorder = None
         self._replays = recorder.replays
+
+
+def _likely_constraints(model: mujoco.MjModel) -> int:
+    """Rows for every limit, friction and equality at once, and for many contacts. mujoco_warp's guess is too low for
+    some of the suite's models."""
+    contacts = 16 + model.nv // 4
+    limits = int(model.jnt_limited.sum() + model.tendon_limited.sum())
+    friction = int((model.dof_frictionloss > 0).sum() + (model.tendon_frictionloss > 0).sum())
+    return limits + friction + 6 * model.neq + 4 * contacts  # four sides of a contact's friction pyramid
 
 
 def _arrays(holder: Any, wp: Any) -> list[Any]:
