@@ -23,16 +23,25 @@ are stepped faster in a batch in every task measured (benchmarks/worlds.py). Not
 seed's run would depend on its companions."""
 WARP_FROM = 512
 """Worlds a seed from which `auto` steps them on a GPU that the run is on."""
+SHARED_BY_WARP = {"wrap_prm", "hfield_data"}
+"""Model fields that some task draws anew in every episode, and that mujoco_warp has one copy of for all worlds."""
 WORLDS_A_THREAD = 16
 """The least that is worth another thread."""
 
 
-def choose(backend: str, reference: str, batched: bool, num_envs: int, device: str | torch.device) -> str:
+def choose(
+    backend: str,
+    reference: str,
+    batched: bool,
+    num_envs: int,
+    device: str | torch.device,
+    fields: Callable[[], Sequence[str]] = tuple,
+) -> str:
     """'mujoco', 'warp' or `reference` (the original's own stepping), for `num_envs` worlds a seed.
 
     `auto` depends on nothing but the arguments and on whether mujoco-warp is installed, so that a resumed run goes on
     as it began. Raises `UserError` for an unknown backend, one that is not installed, or one that does not have the
-    task (`batched` says whether the task has a batched version).
+    task (`batched` says whether the task has a batched version; `fields()` are the model fields that it has per world).
     """
     valid = ("auto", "mujoco", "warp", reference)
     require(backend in valid, "env.backend", backend, ", ".join(valid[:-1]) + f" or {valid[-1]}")
@@ -45,7 +54,7 @@ def choose(backend: str, reference: str, batched: bool, num_envs: int, device: s
     if not batched or num_envs < BATCH_FROM:
         return reference
     on_gpu = str(device).startswith("cuda") and num_envs >= WARP_FROM and find_spec("mujoco_warp") is not None
-    return "warp" if on_gpu else "mujoco"
+    return "warp" if on_gpu and not set(fields()) & SHARED_BY_WARP else "mujoco"
 
 
 def make_batched(
@@ -69,15 +78,15 @@ def make_batched(
     task, worlds = make_task(), len(seeds) * num_envs
     given = (task.model, worlds, task.substeps, task.model_fields, task.legacy_step)
     settings = (seeds, num_envs, purpose, action_repeat, spread, device)
-    _require_memory(task, worlds, num_envs, device if backend == "warp" else "cpu")
     if backend == "warp":  # imported here, as the runner's start needs neither engine
         from envs.batched_gpu import GPUBatchedEnv
         from envs.physics.mujoco_warp import MujocoWarp
 
-        return GPUBatchedEnv(task, MujocoWarp(*given, device=device, **warp), *settings)
+        return GPUBatchedEnv(task, MujocoWarp(*given, device=device, continuous=True, **warp), *settings)
     from envs.batched import BatchedEnv
     from envs.physics.mujoco_batch import MujocoBatch
 
+    _require_memory(task, worlds, num_envs)
     return BatchedEnv(task, MujocoBatch(*given, threads=_threads(workers, worlds)), *settings)
 
 
@@ -90,7 +99,7 @@ def _threads(workers: int | str, worlds: int) -> int:
     return max(1, workers)
 
 
-def _require_memory(task: Task, worlds: int, num_envs: int, device: str | torch.device) -> None:
+def _require_memory(task: Task, worlds: int, num_envs: int) -> None:
     """Raise `UserError` where `worlds` worlds of `task` are more than the memory that is free holds."""
     import mujoco
 
@@ -99,7 +108,7 @@ def _require_memory(task: Task, worlds: int, num_envs: int, device: str | torch.
     row = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
     # The state, what tasks read, and some ten times an observation of about that size.
     numbers = 4 * row + 2 * own + model.nsensordata + 16 * model.nbody + 12 * (model.ngeom + model.nsite)
-    needed, free = worlds * 8 * numbers, free_memory(device)
+    needed, free = worlds * 8 * numbers, free_memory()
     if free is not None and needed > free:
         raise UserError(
             f"num_envs={num_envs}: {worlds} worlds take some {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are "
@@ -107,12 +116,8 @@ def _require_memory(task: Task, worlds: int, num_envs: int, device: str | torch.
         )
 
 
-def free_memory(device: str | torch.device) -> int | None:
-    """Bytes that can still be taken on a device, control groups considered; None where that cannot be known."""
-    if str(device).startswith("cuda"):
-        import torch
-
-        return torch.cuda.mem_get_info(device)[0]
+def free_memory() -> int | None:
+    """Bytes that can still be taken on this machine, control groups considered; None where that cannot be known."""
     try:
         pages = Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]
     except (OSError, IndexError):

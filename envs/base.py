@@ -56,6 +56,9 @@ class VectorEnv(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         """Continue from `state_dict()`. Returns the observation (S, N, O) of that moment."""
 
+    def check(self) -> None:  # noqa: B027 (optional: most engines have nothing to run out of)
+        """Raise `UserError` where steps so far are not to be trusted, for a buffer that was too small. May be slow."""
+
     def close(self) -> None:  # noqa: B027 (optional: most environments hold nothing to release)
         """Release worker processes and renderers."""
 

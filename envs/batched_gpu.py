@@ -76,6 +76,9 @@ class GPUBatchedEnv(BatchedEnv):
         self._look_at_clocks()
         return obs
 
+    def check(self) -> None:
+        self.physics.check()
+
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
         self._ended.zero_()
         return super().load_state_dict(state)

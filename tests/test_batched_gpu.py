@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import NoLooks
+from conftest import TINY, NoLooks
 from torch import Tensor
 
+import envs.dmc
 from envs.batched import BatchedEnv
 from envs.dmc.suite import make_task
 from envs.physics.mujoco_batch import MujocoBatch
@@ -15,6 +16,7 @@ pytest.importorskip("mujoco_warp")
 
 from envs.batched_gpu import GPUBatchedEnv
 from envs.physics.mujoco_warp import MujocoWarp
+from rlreg.errors import UserError
 
 SEEDS, NUM_ENVS = (0, 3), 2
 
@@ -104,3 +106,25 @@ def test_restored_in_the_middle_of_an_episode_the_rest_is_alike() -> None:
     for wanted, action in zip(rest, given[5:], strict=True):
         for a, b in zip(fresh.step(action), wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_on_mujoco_warp(runner, tmp_path) -> None:
+    settings = [*TINY, "agent=td3", "env=dmc/reacher-easy", "env.backend=warp", "env.action_repeat=20", "seeds=2"]
+    run = runner(*settings, "train.num_envs=4", "train.log_every=40", f"run_dir={tmp_path}/run")
+    assert run.returncode == 0, run.stderr
+    assert "run (worlds stepped by warp, evaluation by warp)" in run.stdout
+
+
+def test_a_buffer_that_is_too_small_is_told_by_the_worlds() -> None:
+    env = envs.dmc.make("hopper-hop", SEEDS, NUM_ENVS, backend="warp", njmax=2)
+    env.reset()
+    for action in actions(env, 60):
+        env.step(action)
+    with pytest.raises(UserError, match="env.njmax=2: the simulation had more constraints"):
+        env.check()
+
+
+def test_auto_leaves_to_the_cpu_what_mujoco_warp_cannot_do(monkeypatch) -> None:
+    monkeypatch.setattr("envs.backends.find_spec", lambda name: object())
+    assert envs.dmc.choose_backend("point_mass-easy", 4096, "cuda") == "warp"
+    assert envs.dmc.choose_backend("point_mass-hard", 4096, "cuda") == "mujoco"

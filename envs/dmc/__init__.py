@@ -32,7 +32,7 @@ def choose_backend(task: str, num_envs: int, device: str | torch.device, backend
     from envs.backends import choose
     from envs.dmc.suite import TASKS
 
-    return choose(backend, REFERENCE, task in TASKS, num_envs, device)
+    return choose(backend, REFERENCE, task in TASKS, num_envs, device, lambda: TASKS[task]().model_fields)
 
 
 def make(

@@ -279,6 +279,7 @@ class BatchTraining(Training):
         cfg, agent = self.eval_cfg, self.agent
         with self._naming_the_step():
             values = evaluate(agent, self.eval_env, self.eval_start, agent.config.discount)
+        self.eval_env.check()
         if self.memory.inserted:
             batch = self.memory.sample("measure", self.step, cfg.samples)
             return values | representation(agent, batch, cfg.rank_epsilon)

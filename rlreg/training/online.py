@@ -91,6 +91,7 @@ class OnlineTraining(BatchTraining):
             total.masked_fill_(done, 0.0)
 
     def _log(self) -> None:
+        self.env.check()
         self.logger.scalars(self.step, self.last_episode)
         super()._log()
 
