@@ -38,18 +38,9 @@ class DMCConfig:
     little, as for contacts."""
     workers: Any = "auto"
     """Processes for the worlds: 0 steps them in this one; auto starts some for many worlds on many cores."""
-    deterministic: bool = False
-    """backend=warp: the same run gives the same numbers to the bit, for some of the speed."""
-    nconmax: int | None = None
-    """backend=warp: room for contacts, a world; by default mujoco_warp's guess. A run says where it is too little."""
-    njmax: int | None = None
-    """backend=warp: room for constraints, a world; by default a guess by the model's joints."""
 
     def __post_init__(self) -> None:
         require(self.action_repeat >= 1, "env.action_repeat", self.action_repeat, "a whole number >= 1")
-        for name in ("nconmax", "njmax"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"env.{name}", value, "a whole number >= 1, or null")
         for name in ("nconmax", "njmax"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"env.{name}", value, "a whole number >= 1, or null")

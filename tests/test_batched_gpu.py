@@ -120,7 +120,7 @@ def test_a_buffer_that_is_too_small_is_told_by_the_worlds() -> None:
     env.reset()
     for action in actions(env, 60):
         env.step(action)
-    with pytest.raises(UserError, match="env.njmax=2: the simulation had more constraints"):
+    with pytest.raises(UserError, match=r"env\.njmax=2: the simulation had more constraints"):
         env.check()
 
 
