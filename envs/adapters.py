@@ -15,7 +15,7 @@ from torch import Tensor
 
 from envs.base import Step, VectorEnv, world_seed
 from envs.gym import ActionScale
-from envs.gym_worker import non_finite
+from envs.gym_worker import MAX_PROBLEMS, non_finite
 from rlreg.errors import NonFiniteError, UserError
 from rlreg.purpose import Purpose
 
@@ -53,7 +53,8 @@ class ToGymnasium(gymnasium.vector.VectorEnv):
         """Actions (S*N, A) to observations (S*N, O), rewards, terminations and truncations (S*N,), infos."""
         shape = (len(self.env.seeds), self.env.num_envs, self.env.action_dim)
         action = torch.as_tensor(actions, dtype=torch.float32, device=self.env.device)
-        obs, reward, terminated, truncated, final_obs = map(self._rows, self.env.step(action.reshape(shape)))
+        step = self.env.step(action.reshape(shape))
+        obs, reward, terminated, truncated, final_obs, _ = map(self._rows, step)
         infos: dict[str, Any] = {}
         for row in np.flatnonzero(terminated | truncated):
             infos = self._add_info(infos, {"final_obs": final_obs[row], "final_info": {}}, row)
@@ -110,14 +111,17 @@ class FromGymnasium(VectorEnv):
             world_seed(seed, world, purpose) for seed in seeds for world in range(num_envs)
         ]
         self._episode_steps = np.zeros(env.num_envs, int)
+        self._problems: list[str] = []
 
     def reset(self) -> Tensor:
         obs, _ = self._env.reset(seed=self._streams)
         self._streams = None  # given once: later episodes go on with each world's stream
         self._episode_steps[:] = 0
-        obs = self._flat(obs)
-        self._check(obs, np.zeros(len(obs)))
-        return self._tensor(obs)
+        self._obs = self._flat(obs)
+        for row in np.flatnonzero(~np.isfinite(self._obs).all(axis=1)):
+            problem = non_finite(self._obs[row], 0.0)
+            raise NonFiniteError(f"{problem} at the reset of seed {self.seeds[row // self.num_envs]}")
+        return self._tensor(self._obs)
 
     def step(self, action: Tensor) -> Step:
         rows = action.numpy(force=True).reshape(-1, self.action_dim)
@@ -128,10 +132,23 @@ class FromGymnasium(VectorEnv):
         for row in ended:
             final_obs[row] = np.ravel(infos["final_obs"][row])
         self._episode_steps += 1
-        self._check(final_obs, reward)
-        self._episode_steps[ended] = 0
-        values = (obs, reward.astype(np.float32), terminated.astype(bool), truncated.astype(bool), final_obs)
-        return Step(*map(self._tensor, values))
+        with np.errstate(over="ignore"):
+            single = reward.astype(np.float32)
+        bad = ~(np.isfinite(single) & np.isfinite(final_obs).all(axis=1))
+        terminated, truncated = terminated.astype(bool) & ~bad, truncated.astype(bool) | bad
+        if bad.any():
+            self._note(final_obs, reward, bad)
+            final_obs[bad], single[bad] = self._obs[bad], 0.0
+            going_on = bad & ~np.isin(np.arange(len(bad)), ended)
+            if going_on.any():  # Gymnasium's autoreset knows nothing of them
+                obs = self._flat(self._env.reset(options={"reset_mask": going_on})[0])
+        self._episode_steps[terminated | truncated] = 0
+        self._obs = obs
+        return Step(*map(self._tensor, (obs, single, terminated, truncated, final_obs, bad)))
+
+    def problems(self) -> list[str]:
+        found, self._problems = self._problems, []
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Raises `UserError`: see the class."""
@@ -153,10 +170,8 @@ class FromGymnasium(VectorEnv):
             self.device
         )
 
-    def _check(self, obs: NDArray, reward: NDArray) -> None:
-        if np.isfinite(reward).all() and np.isfinite(obs).all():
-            return
-        for row, step in enumerate(self._episode_steps):
-            if problem := non_finite(obs[row], float(reward[row])):
-                seed, world = self.seeds[row // self.num_envs], row % self.num_envs
-                raise NonFiniteError(f"{problem} at episode step {step} (seed {seed}, world {world})")
+    def _note(self, obs: NDArray, reward: NDArray, bad: NDArray) -> None:
+        for row in np.flatnonzero(bad)[: MAX_PROBLEMS - len(self._problems)]:
+            seed, world = self.seeds[row // self.num_envs], row % self.num_envs
+            problem = non_finite(obs[row], float(reward[row]))
+            self._problems.append(f"seed {seed}, world {world}: {problem} at episode step {self._episode_steps[row]}")

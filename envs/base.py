@@ -25,6 +25,9 @@ class Step(NamedTuple):
     """(S, N) bool: a time limit cut the episode. The value of `final_obs` is bootstrapped."""
     final_obs: Tensor
     """(S, N, O) float32: the observation this action led to; equal to `obs` where no episode ended."""
+    bad: Tensor
+    """(S, N) bool: the step came to nothing that can be learnt from: the simulation diverged, or an observation or reward
+    is no finite float32. Its episode is cut there: truncated, reward 0, `final_obs` the last good observation."""
 
 
 class VectorEnv(ABC):
@@ -46,7 +49,11 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def step(self, action: Tensor) -> Step:
-        """Act once in every world. Raises `NonFiniteError` for a non-finite observation or reward."""
+        """Act once in every world."""
+
+    def problems(self) -> list[str]:
+        """What went wrong since this was last asked, in words, a few at most: bad steps, states not restored exactly."""
+        return []
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

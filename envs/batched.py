@@ -115,8 +115,9 @@ class BatchedEnv(VectorEnv):
         return Step(*map(self._shaped, self._step(action.cpu() if self._moves else action)))
 
     def _step(self, action: Tensor) -> tuple[Tensor, ...]:
-        """`step` without the axis of seeds: actions (W, A) to the five tensors of a `Step`, all fresh."""
+        """`step` without the axis of seeds: actions (W, A) to the six tensors of a `Step`, all fresh."""
         obs, reward, terminated, truncated = self._advance(action)
+        bad = self._nowhere
         if self._diverged(obs, reward):
             bad = self.physics.bad() | ~torch.isfinite(obs.sum(dim=1) + reward)
             self._bad += bad
@@ -130,7 +131,7 @@ class BatchedEnv(VectorEnv):
             obs = torch.where(done[:, None], self._observe(), obs)
             self._look_at_clocks()
         self._obs.copy_(obs)
-        return obs, reward, terminated, truncated, final_obs
+        return obs, reward, terminated, truncated, final_obs, bad
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One agent step: obs (W, O), reward, terminated and truncated (W,), before any new episode."""

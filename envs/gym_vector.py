@@ -5,8 +5,9 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.base import Step, VectorEnv, world_seed
-from envs.gym_worker import Group, in_worker
-from rlreg.errors import NonFiniteError, UserError
+from envs.gym_worker import Group, in_worker, worker
+from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 
 MIN_WORLDS_FOR_PROCESSES = 8
@@ -51,7 +52,7 @@ class GymVectorEnv(VectorEnv):
         if not seeds or num_envs < 1:
             raise UserError(f"at least one seed and one world, not {len(seeds)} seeds of {num_envs} worlds")
         self.seeds, self.num_envs, self.device = tuple(seeds), num_envs, torch.device(device)
-        self._worlds = len(self.seeds) * num_envs
+        self._worlds, self._name = len(self.seeds) * num_envs, name
         kind = "evaluation world" if purpose is not Purpose.TRAIN else "world"
         keys = [(seed, world) for seed in self.seeds for world in range(num_envs)]
         streams = [world_seed(seed, world, purpose) for seed, world in keys]
@@ -81,8 +82,8 @@ class GymVectorEnv(VectorEnv):
         self._actions = np.zeros((len(groups), self._rows, self.action_dim), np.float32)
 
     def reset(self) -> Tensor:
-        obs, info = self._processes.reset() if self._processes else self._group.reset()
-        _raise_error(info)
+        with self._workers_alive():
+            obs, _ = self._processes.reset() if self._processes else self._group.reset()
         return self._observations(obs)[0]
 
     def step(self, action: Tensor) -> Step:
@@ -90,19 +91,26 @@ class GymVectorEnv(VectorEnv):
             self._worlds, self.action_dim
         )
         if self._processes:
-            obs, reward, terminated, truncated, info = self._processes.step(self._actions)
+            with self._workers_alive():
+                obs, reward, terminated, truncated, _ = self._processes.step(self._actions)
         else:
-            obs, reward, terminated, truncated, info = self._group.step(self._actions[0])
-        if info:
-            _raise_error(info)
+            obs, reward, terminated, truncated, _ = self._group.step(self._actions[0])
         obs, final_obs = self._observations(obs)
-        return Step(
-            obs, self._per_world(reward), self._per_world(terminated), self._per_world(truncated), final_obs
-        )
+        bad = np.isnan(reward)
+        reward = np.where(bad, 0.0, reward)
+        reward, terminated, truncated, bad = map(self._per_world, (reward, terminated, truncated, bad))
+        return Step(obs, reward, terminated, truncated, final_obs, bad)
+
+    def problems(self) -> list[str]:
+        if self._group:
+            return self._group.take_problems()
+        with self._workers_alive():
+            return [problem for found in self._processes.call("take_problems") for problem in found]
 
     def state_dict(self) -> dict[str, Any]:
         """{'seeds', 'worlds': [[{'rng', 'actions'} a world] a seed]}; see `envs.gym_worker.World.state`."""
-        groups = self._processes.get_attr("state") if self._processes else [self._group.state]
+        with self._workers_alive():
+            groups = self._processes.get_attr("state") if self._processes else [self._group.state]
         flat = [state for group in groups for state in group]
         n = self.num_envs
         return {
@@ -119,8 +127,9 @@ class GymVectorEnv(VectorEnv):
             )
         groups = [flat[i : i + self._rows] for i in range(0, len(flat), self._rows)]
         if self._processes:
-            self._processes.set_attr("state", groups)
-            obs = np.stack(self._processes.get_attr("observation"))
+            with self._workers_alive():
+                self._processes.set_attr("state", groups)
+                obs = np.stack(self._processes.get_attr("observation"))
         else:
             self._group.state = groups[0]
             obs = self._group.observation
@@ -137,6 +146,23 @@ class GymVectorEnv(VectorEnv):
         self._processes.closed = True
         _kill(self._processes.processes)
         atexit.unregister(self._at_exit)
+
+    @contextmanager
+    def _workers_alive(self) -> Iterator[None]:
+        """What a pipe whose other end is gone raises, as a line that says which worker ended, and how."""
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            for process in self._processes.processes if self._processes else ():
+                process.join(1.0)
+                if process.exitcode is not None:
+                    how = f"killed by signal {-process.exitcode}" if process.exitcode < 0 else "ended"
+                    raise UserError(
+                        f"a worker process of the worlds of {self._name} was {how}"
+                        f"{' (for want of memory?)' if process.exitcode == -signal.SIGKILL else ''}; "
+                        "the same command goes on from the last checkpoint"
+                    ) from None
+            raise error
 
     def _observations(self, groups: NDArray) -> tuple[Tensor, Tensor]:
         """(groups, 2, rows, O), or (2, rows, O) in process, to obs and final_obs (S, N, O), both fresh."""
@@ -171,6 +197,7 @@ def _start(groups: Sequence[Callable[[], Group]], preload: str) -> AsyncVectorEn
     multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", preload])
     return AsyncVectorEnv(
         [partial(in_worker, group, os.getpid()) for group in groups],
+        worker=worker,
         shared_memory=True,
         copy=False,
         context="forkserver",
@@ -189,9 +216,3 @@ def _module(make: Callable) -> str:
     while isinstance(make, partial):
         make = make.func
     return make.__module__
-
-
-def _raise_error(info: dict[str, Any]) -> None:
-    """Raise what a group reported; `AsyncVectorEnv` makes an array of it, with None where all is well."""
-    if "error" in info:
-        raise NonFiniteError(next(str(error) for error in np.atleast_1d(info["error"]) if error))

@@ -5,98 +5,181 @@ This is the part that runs inside worker processes, so nothing here imports torc
 
 from __future__ import annotations
 
-import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.vector.async_vector_env import _async_worker
 from numpy.typing import NDArray
 
+from envs.generators import Globals, own_generators, rng_state, seed_own_generators, set_rng_state
 from rlreg.errors import NonFiniteError
 
-
-def rng_state(rng: np.random.Generator | np.random.RandomState) -> dict[str, Any]:
-    """The generator's whole state: JSON values, and an array for the Mersenne twister."""
-    if isinstance(rng, np.random.RandomState):
-        return rng.get_state(legacy=False)
-    return rng.bit_generator.state
-
-
-def set_rng_state(rng: np.random.Generator | np.random.RandomState, state: dict[str, Any]) -> None:
-    """Put `rng` back to a `rng_state`."""
-    if isinstance(rng, np.random.RandomState):
-        rng.set_state(state)
-    else:
-        rng.bit_generator.state = state
+ATTEMPTS = 10
+"""Episodes that are begun, one after another, until one begins with a finite observation."""
+MAX_PROBLEMS = 3
+"""Of a world, in words, until somebody asks for them."""
 
 
 def non_finite(obs: NDArray, reward: float) -> str | None:
-    """Names the first field that is not finite: `observation[3] is nan`. None where all is well."""
-    if not math.isfinite(reward):
-        return f"reward is {reward}"
+    """Names the first field that is no finite float32: `observation[3] is nan`. None where all is well."""
+    with np.errstate(over="ignore"):
+        single = np.float32(reward)
+    if not np.isfinite(single):
+        return f"reward is {reward}" + (", more than float32 can hold" if np.isfinite(reward) else "")
     if not np.isfinite(obs).all():
         index = int(np.flatnonzero(~np.isfinite(obs))[0])
         return f"observation[{index}] is {obs[index]}"
     return None
 
 
+def diverged(env: gymnasium.Env) -> str | None:
+    """What MuJoCo has said of a Gymnasium task's simulation since its reset; it resets such a one by itself, unasked."""
+    warnings = getattr(getattr(env.unwrapped, "data", None), "warning", None)
+    if warnings is None or not hasattr(warnings, "number"):
+        return None
+    numbers = warnings.number
+    return next((f"simulation diverged ({name})" for name, at in _divergences() if numbers[at]), None)
+
+
+@cache
+def _divergences() -> list[tuple[str, int]]:
+    """MuJoCo's warnings of a diverged state, by name, and where their counts are: that changes between versions."""
+    from mujoco import mjtWarning  # loaded already, where there is a simulation to ask
+
+    return [(kind, int(getattr(mjtWarning, kind))) for kind in ("mjWARN_BADQPOS", "mjWARN_BADQVEL", "mjWARN_BADQACC")]
+
+
 class World:
     """A single environment that remembers how its present came about.
 
-    An episode is a function of the random generator's state before its reset and of the actions since, so
-    these two are the world's whole state: restoring replays them. That is exact for everything an episode
-    may hold (the solver's warm start, clocks, models changed at reset) without knowing any of it, and costs
-    at most one episode of simulation. It asks that `env.unwrapped.np_random` is the only source of randomness
-    and that a reset leaves nothing of earlier episodes behind; both hold for dm_control and Gymnasium's
-    MuJoCo tasks.
+    An episode is a function of the random generators' states before its reset and of the actions since, so these are
+    the world's whole state: restoring replays them. That is exact for everything an episode may hold (the solver's
+    warm start, clocks, models changed at reset) without knowing any of it, and costs at most one episode of
+    simulation. It asks that all randomness comes from generators that `envs.generators` finds, and that a reset leaves
+    nothing of earlier episodes behind; both hold for dm_control and Gymnasium's MuJoCo tasks. For any other
+    environment it is checked: the observation and the rewards after the replay have to be those that were saved.
 
-    `env` has flat float32 observations `(O,)` and actions `(A,)`; `label` says which world it is, for errors.
+    A step whose simulation diverged, or whose observation or reward is no finite float32, is bad: its episode is over.
+
+    `env` has flat float32 observations `(O,)` and actions `(A,)`; `label` says which world it is, for what is told.
     """
 
-    def __init__(self, env: gymnasium.Env, label: str) -> None:
-        self.env = env
-        self.label = label
-        self._rng = rng_state(env.unwrapped.np_random)
-        self._actions: list[NDArray[np.float32]] = []
+    def __init__(self, env: gymnasium.Env, label: str, seed: int) -> None:
+        self.env, self.label, self._seed = env, label, seed
+        self.problems: list[str] = []
+        """What went wrong, in words; whoever reads it clears it."""
+        self._globals = Globals(seed)
+        seed_own_generators(env, seed)
+        self._begun = False
+        self._stuck: str | None = None
+        self._obs = np.zeros(env.observation_space.shape, np.float32)
+        self._keep_generators(first=True)
 
     def reset(self) -> NDArray[np.float32]:
-        """Start the next episode of this world's random stream. Returns its first observation (O,)."""
-        self._rng = rng_state(self.env.unwrapped.np_random)
-        self._actions.clear()
-        obs, _ = self.env.reset()
-        self._check(non_finite(obs, 0.0))
-        return obs
+        """Start the next episode of this world's random stream. Returns its first observation (O,).
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool]:
-        """Returns (observation (O,), reward, terminated, truncated). Raises `NonFiniteError`."""
+        Where even `ATTEMPTS` episodes do not begin with a finite one: zeros, and every step is bad.
+        """
+        self._keep_generators(first=not self._begun)
+        return self._begin(None if self._begun else self._seed)
+
+    def _begin(self, seed: int | None) -> NDArray[np.float32]:
+        self._begun = True
+        self._actions.clear()
+        self._return = 0.0
+        for _ in range(ATTEMPTS):
+            obs, _ = self._globals.call(self.env.reset, **({} if seed is None else {"seed": seed}))
+            seed = None
+            self._stuck = non_finite(obs, 0.0)
+            if self._stuck is None:
+                self._obs = obs
+                return obs
+            self._note(f"{self._stuck} at a reset")
+        self._obs = np.zeros_like(obs)
+        return self._obs
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, bool]:
+        """(observation (O,), reward, terminated, truncated, bad); the last good observation where the step is bad."""
+        if self._stuck:
+            return self._obs, 0.0, False, True, True
         self._actions.append(action.copy())
         try:
-            obs, reward, terminated, truncated, _ = self.env.step(action)
+            obs, reward, terminated, truncated, _ = self._globals.call(self.env.step, action, within_episode=True)
+            problem = non_finite(obs, reward) or diverged(self.env)
         except NonFiniteError as error:
-            self._check(str(error))
-        self._check(non_finite(obs, reward))
-        return obs, reward, terminated, truncated
+            problem = str(error)
+        if problem:
+            self._note(f"{problem} at episode step {len(self._actions)}")
+            return self._obs, 0.0, False, True, True
+        self._obs = obs
+        self._return += reward
+        return obs, reward, terminated, truncated, False
 
     @property
     def state(self) -> dict[str, Any]:
-        """{'rng': the generator's state when the episode began, 'actions': (t, A) float32 since then}."""
+        """How the episode began and what was done since: JSON values and arrays.
+
+        'rng': the generators' states when it began, by name; 'first': whether that was the world's first;
+        'actions': (t, A) float32 since then; 'obs' (O,) and 'return': what they led to, to compare with.
+        """
         width = self.env.action_space.shape[0]
-        return {"rng": self._rng, "actions": np.array(self._actions, np.float32).reshape(-1, width)}
+        return {
+            "rng": self._rngs,
+            "globals": self._own_globals if self._globals.used else None,
+            "first": self._first,
+            "actions": np.array(self._actions, np.float32).reshape(-1, width),
+            "obs": self._obs.copy(),
+            "return": self._return,
+        }
 
     def restore(self, state: dict[str, Any]) -> NDArray[np.float32]:
-        """Replay the episode of `state`. Returns the observation (O,) of the moment it was taken."""
-        set_rng_state(self.env.unwrapped.np_random, state["rng"])
-        obs = self.reset()
+        """Replay the episode of `state`. Returns the observation (O,) of now: that of the moment it was taken.
+
+        A replay that led elsewhere is a problem that `problems` names.
+        """
+        rngs, first = state["rng"], state.get("first", False)
+        if "bit_generator" in rngs:  # of a version that knew of one generator only
+            rngs = {"np_random": rngs}
+        if not self._begun and not first and rngs.keys() != own_generators(self.env).keys():
+            self._begin(self._seed)  # an environment may make its generators in the first reset
+        there = own_generators(self.env)
+        for name, rng in there.items():
+            if name in rngs:
+                set_rng_state(rng, rngs[name])
+        if state.get("globals"):
+            self._globals.own, self._globals.used = state["globals"], True
+        others = any("." in name for name in there)
+        self._keep_generators(first)
+        obs = self._begin(self._seed if first and (others or not self._begun) else None)
         for action in state["actions"]:
             obs, *_ = self.step(action)
+        if "obs" in state and not self._as_it_was(state):
+            self._note(
+                "its saved state does not come again (an environment that draws from a generator of its own, or keeps "
+                "something from earlier episodes, cannot be restored exactly)"
+            )
         return obs
 
-    def _check(self, problem: str | None) -> None:
-        if problem:
-            raise NonFiniteError(f"{problem} at episode step {len(self._actions)} of {self.label}")
+    def _as_it_was(self, state: dict[str, Any]) -> bool:
+        return bool(np.array_equal(self._obs, state["obs"]) and self._return == state["return"])
+
+    def _keep_generators(self, first: bool) -> None:
+        """Put the generators' states by, from which an episode begins."""
+        self._first = first
+        self._rngs = {name: rng_state(rng) for name, rng in own_generators(self.env).items()}
+        self._own_globals = self._globals.own
+        self._actions: list[NDArray[np.float32]] = []
+        self._return = 0.0
+
+    def _note(self, problem: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(f"{self.label}: {problem}")
 
 
 class Group(gymnasium.Env):
@@ -104,15 +187,15 @@ class Group(gymnasium.Env):
 
     `GymVectorEnv` steps one group in process, or hands several to Gymnasium's `AsyncVectorEnv`, one a process. An
     observation is `(2, rows, O)`: those to act on, and those that the last actions led to (they differ where
-    an episode ended and the next began), so that both travel through shared memory. A non-finite value comes
-    back as `info['error']`: an exception would make the worker print a traceback.
+    an episode ended and the next began), so that both travel through shared memory. The reward of a bad step is
+    NaN, which no good one is.
     """
 
     def __init__(
         self, make: Callable[[int], gymnasium.Env], seeds: Sequence[int], labels: Sequence[str], rows: int
     ) -> None:
         """A world `make(seed)` for every seed; `rows` beyond these stay zero (groups are equally large)."""
-        self._worlds = [World(make(seed), label) for seed, label in zip(seeds, labels, strict=True)]
+        self._worlds = [World(make(seed), label, seed) for seed, label in zip(seeds, labels, strict=True)]
         env = self._worlds[0].env
         (obs_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
         self.max_episode_steps: int = env.get_wrapper_attr("max_episode_steps")
@@ -125,25 +208,28 @@ class Group(gymnasium.Env):
 
     def reset(self, *, seed: None = None, options: None = None) -> tuple[NDArray, dict[str, Any]]:
         """Begin a new episode in every world; seeds were given once and for all."""
-        try:
-            for row, world in enumerate(self._worlds):
-                self.observation[:, row] = world.reset()
-        except NonFiniteError as error:
-            return self.observation, {"error": str(error)}
+        for row, world in enumerate(self._worlds):
+            self.observation[:, row] = world.reset()
         return self.observation, {}
 
     def step(self, action: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray, dict[str, Any]]:
         """One action (rows, A). The returned arrays are the group's own and change at the next step."""
         obs, final_obs = self.observation
         reward, terminated, truncated = self._reward, self._terminated, self._truncated
-        try:
-            for row, world in enumerate(self._worlds):
-                now, reward[row], terminated[row], truncated[row] = world.step(action[row])
-                final_obs[row] = now
-                obs[row] = world.reset() if terminated[row] or truncated[row] else now
-        except NonFiniteError as error:
-            return self.observation, reward, terminated, truncated, {"error": str(error)}
+        for row, world in enumerate(self._worlds):
+            now, reward[row], terminated[row], truncated[row], bad = world.step(action[row])
+            if bad:
+                reward[row] = np.nan
+            final_obs[row] = now
+            obs[row] = world.reset() if terminated[row] or truncated[row] else now
         return self.observation, reward, terminated, truncated, {}
+
+    def take_problems(self) -> list[str]:
+        """What went wrong in any of the worlds since this was last called."""
+        found = [problem for world in self._worlds for problem in world.problems]
+        for world in self._worlds:
+            world.problems.clear()
+        return found
 
     @property
     def state(self) -> list[dict[str, Any]]:
@@ -169,3 +255,12 @@ def in_worker(group: Callable[[], Group], parent: int) -> Group:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     return group()
+
+
+def worker(*arguments: Any) -> None:
+    """Gymnasium's own worker process, which ends without a word where its parent is gone: there is nobody to tell."""
+    try:
+        _async_worker(*arguments)
+    except (EOFError, OSError):
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the queue's thread would complain of the parent too
+        os._exit(1)

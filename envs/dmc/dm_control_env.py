@@ -91,9 +91,9 @@ class DMControlEnv(gymnasium.Env):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode. With a seed the task is loaded anew, as `lqr` draws its very model from it."""
         super().reset(seed=seed)
-        if seed is not None:
+        if seed is not None and not (self._fresh and seed == self._seed):
             self._load(seed)
-        self._steps = 0
+        self._steps, self._fresh = 0, False
         return self._observation(self._env.reset()), {}
 
     def step(self, action: NDArray) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -130,6 +130,7 @@ class DMControlEnv(gymnasium.Env):
         self._env.close()
 
     def _load(self, seed: int | None) -> None:
+        self._seed, self._fresh = seed, True
         domain, _, name = self.task.partition("-")
         self._env = suite.load(
             domain, name, task_kwargs={"random": seed}, environment_kwargs={"flat_observation": True}
