@@ -26,8 +26,8 @@ class Step(NamedTuple):
     final_obs: Tensor
     """(S, N, O) float32: the observation this action led to; equal to `obs` where no episode ended."""
     bad: Tensor
-    """(S, N) bool: the step came to nothing that can be learnt from: the simulation diverged, or an observation or reward
-    is no finite float32. Its episode is cut there: truncated, reward 0, `final_obs` the last good observation."""
+    """(S, N) bool: nothing can be learnt from this step: the simulation diverged, or an observation or reward is no
+    finite float32. Its episode is cut there: truncated, reward 0, `final_obs` the last good observation."""
 
 
 class VectorEnv(ABC):
@@ -52,7 +52,7 @@ class VectorEnv(ABC):
         """Act once in every world."""
 
     def problems(self) -> list[str]:
-        """What went wrong since this was last asked, in words, a few at most: bad steps, states not restored exactly."""
+        """What went wrong since this was last asked, in a few words each: bad steps, states not restored exactly."""
         return []
 
     @abstractmethod

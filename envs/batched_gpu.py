@@ -17,7 +17,7 @@ class GPUBatchedEnv(BatchedEnv):
     New episodes are begun outside of it, since they settle bodies and try poses until one fits: the host knows by the
     clock when they are due, and looks at the device then only. Two exceptions. Where a task can end by itself, every
     step is looked at. A world that has diverged is told to the host without a wait, a step or a few later; until then
-    it stands still: truncated at every step, with its last good observation and no reward.
+    it stands still: bad and truncated at every step, with its last good observation and no reward.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -37,7 +37,7 @@ class GPUBatchedEnv(BatchedEnv):
 
     def step(self, action: Tensor) -> Step:
         action = action.reshape(-1, self.action_dim)
-        obs, reward, terminated, truncated = self._program(action)
+        obs, reward, terminated, truncated, bad = self._program(action)
         final_obs = obs
         self._told.copy_(self._diverged_worlds, non_blocking=True)
         self._steps_left -= self.action_repeat
@@ -45,10 +45,10 @@ class GPUBatchedEnv(BatchedEnv):
         if self._steps_left <= 0 or told != self._dealt_with or (self._terminates and bool(self._ended.any())):
             self._dealt_with = told
             obs = self._begin_ended()
-        return Step(*map(self._shaped, (obs, reward, terminated, truncated, final_obs)))
+        return Step(*map(self._shaped, (obs, reward, terminated, truncated, final_obs, bad)))
 
-    def _act_and_cut(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """obs (W, O), reward, terminated, truncated (W,) before any new episode. Static, and nothing is waited for."""
+    def _act_and_cut(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """obs (W, O), reward, terminated, truncated, bad (W,) before any new episode. Static; nothing is waited for."""
         obs, reward, terminated, truncated = self._advance(action)
         bad = self.physics.bad() | ~torch.isfinite(obs.sum(dim=1) + reward)
         new = bad & ~self._ended
@@ -61,7 +61,7 @@ class GPUBatchedEnv(BatchedEnv):
         truncated = (truncated | still) & ~terminated
         self._ended.copy_(terminated | truncated)
         self._obs.copy_(obs)
-        return obs, reward, terminated, truncated
+        return obs, reward, terminated, truncated, still
 
     def _truncated(self) -> Tensor:
         return self._clock >= self.task.max_episode_steps

@@ -115,9 +115,7 @@ def seed_own_generators(env: gymnasium.Env, seed: int) -> None:
         if "." not in name:
             continue  # a space's, or np_random, which was seeded when the environment was made
         number = derived_seed(seed, name)
-        if isinstance(rng, random.Random):
-            rng.seed(number)
-        elif isinstance(rng, np.random.RandomState):
+        if isinstance(rng, random.Random | np.random.RandomState):
             rng.seed(number)
         else:
             rng.bit_generator.state = type(rng.bit_generator)(number).state

@@ -81,7 +81,8 @@ class ContinuousEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         return self._flat(obs), float(reward), bool(terminated), bool(truncated), info
 
     def _flat(self, obs: Any) -> NDArray[np.float32]:
-        return flatten(self.env.observation_space, obs).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is found, and told, as infinite
+            return flatten(self.env.observation_space, obs).astype(np.float32)
 
 
 def make_single(

@@ -39,7 +39,7 @@ def non_finite(obs: NDArray, reward: float) -> str | None:
 
 
 def diverged(env: gymnasium.Env) -> str | None:
-    """What MuJoCo has said of a Gymnasium task's simulation since its reset; it resets such a one by itself, unasked."""
+    """What MuJoCo said of a Gymnasium task's simulation since its reset: a diverged one it resets by itself."""
     warnings = getattr(getattr(env.unwrapped, "data", None), "warning", None)
     if warnings is None or not hasattr(warnings, "number"):
         return None

@@ -49,10 +49,33 @@ class Replay:
         """min(inserted, capacity) on the device, where a compiled update reads it."""
         self._seed_index = torch.arange(len(seeds), device=device)[:, None]
 
-    def add(self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
-        """Insert N transitions a seed: obs (S, N, O), action (S, N, A), reward and terminated (S, N)."""
+    def add(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        next_obs: Tensor,
+        terminated: Tensor,
+        left_out: Tensor | None = None,
+    ) -> None:
+        """Insert N transitions a seed: obs (S, N, O), action (S, N, A), reward and terminated (S, N).
+
+        Those of `left_out` (S, N) bool are not stored; the seed's transition before stands in their place once more, as
+        all seeds and worlds keep in step. So a row that equals the one before it is no transition of its own.
+        """
         rows = torch.cat([obs, action, reward[..., None], next_obs, terminated[..., None].to(obs.dtype)], dim=-1)
+        if left_out is not None:  # whether there are any is not looked at, which would hold up a GPU at every step
+            rows = self._with_stand_ins(rows, left_out)
         self.write(self.inserted, rows)
+
+    def _with_stand_ins(self, rows: Tensor, left_out: Tensor) -> Tensor:
+        count = torch.arange(rows.shape[1], device=rows.device)
+        source = torch.where(left_out, -1, count).cummax(dim=1).values  # the last good one up to here; -1: none
+        if self.inserted == 0:  # nothing before: the first good one of these
+            source = torch.where(source < 0, (~left_out).int().argmax(dim=1, keepdim=True), source)
+        before = self.rows[:, (self.inserted - 1) % self.capacity]
+        candidates = torch.cat([before[:, None], rows], dim=1)
+        return candidates.gather(1, (source + 1)[..., None].expand_as(rows))
 
     def write(self, first: int, rows: Tensor) -> None:
         """Put rows (S, n, width) at row numbers first .. first + n - 1; `inserted` becomes their end."""

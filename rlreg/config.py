@@ -47,6 +47,10 @@ class TrainConfig:
     checkpoint_every: int = 10_000
     """Steps between checkpoints: the most that a killed run loses."""
     keep_checkpoints: int = 2
+    max_bad_share: float = 0.05
+    """A seed is stopped, as for a non-finite loss, once more than this share of its steps (of 200 at least) were bad:
+    the simulation diverged, or an observation or reward is no finite float32. Until then such a step ends its episode,
+    is left out of the replay memory and counted (`env/bad_steps`)."""
     keep_replay: bool = False
     """Keep the replay memory on disk after the run's end (up to some 600 MB a seed)."""
 
@@ -56,6 +60,7 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "a whole number >= 1")
         require(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "a whole number >= 0")
         require(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "a whole number >= 1")
+        require(0 <= self.max_bad_share <= 1, "train.max_bad_share", self.max_bad_share, "a number in [0, 1]")
         require(
             self.buffer_capacity >= self.num_envs,
             "train.buffer_capacity",

@@ -22,7 +22,7 @@ class EvaluationWorlds(Protocol):
     num_envs: int
     max_episode_steps: int
 
-    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]: ...
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]: ...
     def load_state_dict(self, state: dict) -> Tensor: ...
 
 
@@ -43,20 +43,23 @@ def evaluate(agent: ValueAgent, env: EvaluationWorlds, start: dict, discount: fl
     `q_error` and `q_bias` are the mean of |Q(s, a) - G| and of Q(s, a) - G over the visited (s, a), G the
     discounted return from there to the episode's end. Where a time limit cut the episode the last
     log(0.01) / log(gamma) steps are left out: beyond them at most 1 % of a constant reward's value is
-    missing from G. NaN where no step remains.
+    missing from G. NaN where no step remains. `bad_steps` counts episodes that a bad step cut: their returns are those
+    until then.
     """
     obs = env.load_state_dict(start)
     seen, taken, rewards, going = [], [], [], []
     running = torch.ones(obs.shape[:2], dtype=torch.bool, device=obs.device)
     ended_by_task = torch.zeros_like(running)
+    cut = torch.zeros_like(running)
     for _ in range(env.max_episode_steps):
         action = agent.act(obs)
         seen.append(obs)
         taken.append(action)
         going.append(running)
-        obs, reward, terminated, truncated, _ = env.step(action)
+        obs, reward, terminated, truncated, _, bad = env.step(action)
         rewards.append(torch.where(running, reward, 0.0))
         ended_by_task = ended_by_task | (running & terminated)
+        cut = cut | (running & bad)
         running = running & ~(terminated | truncated)
         if not running.any():
             break
@@ -81,6 +84,7 @@ def evaluate(agent: ValueAgent, env: EvaluationWorlds, start: dict, discount: fl
         "return": returns.mean(dim=-1).float(),
         "return_std": returns.std(dim=-1, correction=0).float(),
         "length": length.float().mean(dim=-1),
+        "bad_steps": cut.sum(dim=-1).float(),
         "q_error": torch.where(count > 0, error.abs().sum(dim=(0, 2)) / count, nothing),
         "q_bias": torch.where(count > 0, error.sum(dim=(0, 2)) / count, nothing),
     }

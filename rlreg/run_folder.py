@@ -27,7 +27,7 @@ _NOT_IDENTITY = {
     *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads"),
     *("collect", "mixture", "out", "levels"),
     *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_replay")),
-    *("train.updates_per_call", "env.workers"),
+    *("train.updates_per_call", "train.max_bad_share", "env.workers"),
 }
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
 

@@ -52,6 +52,8 @@ def train(cfg: DictConfig) -> None:
         if folder.complete:
             check_data(cfg, folder)
             _drop_replay(folder, settings)
+            if len(folder.results()["diverged"]) == len(seeds):  # of a version that took such a run for complete
+                raise UserError(f"no seed is left that learns; see {folder.path}, and delete it to start anew")
             print("this run is complete; delete its folder to run it again")
             return
 
@@ -66,8 +68,6 @@ def train(cfg: DictConfig) -> None:
     if "score" in results["final"]:
         for seed, final, last in zip(seeds, results["final"]["score"], results["score_last_ten"], strict=True):
             print(f"seed {seed}: normalised score {final:.1f}, mean of the last ten evaluations {last:.1f}")
-    if len(results["diverged"]) == len(seeds):
-        raise UserError(f"every seed's loss turned non-finite; see the files in {folder.path}")
 
 
 def _backends(cfg: DictConfig, loop: type) -> str:
@@ -185,6 +185,8 @@ def evaluate_run(cfg: DictConfig) -> None:
         env.close()
         what = f"{cfg.eval.episodes} episodes a seed"
     print(f"{folder.path} at step {step}, {what}")
+    if "bad_steps" in values and not values["bad_steps"].any():
+        del values["bad_steps"]
     for i, seed in enumerate(agent.seeds):
         print(f"seed {seed}: " + ", ".join(f"{name} {value[i]:.2f}" for name, value in values.items()))
 

@@ -303,6 +303,9 @@ class VecWorlds(VecEnv):
     def __init__(self, worlds: Any) -> None:
         self._worlds = worlds
         self._shape = len(worlds.seeds), worlds.num_envs, worlds.action_dim
+        self.bad = np.zeros(len(worlds.seeds) * worlds.num_envs, bool)
+        """(S * N,): whose last step came to nothing; see `envs.base.Step.bad`."""
+        self.bad_steps = 0
         spaces = Spaces(worlds.obs_dim, worlds.action_dim)
         super().__init__(len(worlds.seeds) * worlds.num_envs, spaces.observation_space, spaces.action_space)
 
@@ -319,13 +322,18 @@ class VecWorlds(VecEnv):
     def step_wait(self) -> tuple[NDArray, NDArray, NDArray, list[dict[str, Any]]]:
         """Observations (S * N, O), rewards and dones (S * N,), infos with the episodes' last observations."""
         step = self._worlds.step(self._action)
-        obs, reward, terminated, truncated, final_obs = (part.flatten(0, 1).numpy(force=True) for part in step)
+        obs, reward, terminated, truncated, final_obs, bad = (part.flatten(0, 1).numpy(force=True) for part in step)
+        self.bad, self.bad_steps = bad, self.bad_steps + int(bad.sum())
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in done]
         for n in np.flatnonzero(done):
             cut = bool(truncated[n] and not terminated[n])  # SB3 bootstraps these
             infos[n] = {"terminal_observation": final_obs[n], "TimeLimit.truncated": cut}
         return obs, reward, done, infos
+
+    def problems(self) -> list[str]:
+        """What went wrong in the worlds since this was last asked, in words."""
+        return self._worlds.problems()
 
     def close(self) -> None:
         self._worlds.close()

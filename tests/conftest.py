@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parent.parent
@@ -78,3 +80,14 @@ class NoLooks(TorchDispatchMode):
         name = func.overloadpacket.__name__
         assert name not in self.WAITS, f"{name} looks at a value"
         return func(*args, **(kwargs or {}))
+
+
+def main(monkeypatch, *overrides: str) -> int:
+    """`python run.py ...` within this process, which spares its imports; returns the exit status."""
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *overrides])
+    GlobalHydra.instance().clear()
+    try:
+        runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0

@@ -93,7 +93,7 @@ def test_spread_worlds_end_one_after_the_other() -> None:
     env.task.max_episode_steps = 8
     env._head_start.copy_(torch.arange(4).repeat(2) * 2)
     env.reset()
-    *_, truncated, _ = rollout(env, actions(env, 16))
+    *_, truncated, _, _ = rollout(env, actions(env, 16))
     np.testing.assert_array_equal(truncated[:, 0].nonzero()[:, 0] + 1, [2, 4, 6, 8, 10, 12, 14, 16])
     equal([truncated[:, 0]], [truncated[:, 1]])
 
@@ -106,7 +106,7 @@ def test_a_diverged_world_is_cut_and_counted_and_the_others_do_not_notice() -> N
     before = env._obs[4].clone()
     env.physics.qvel[4] = float("nan")
     step, undisturbed = env.step(given[2]), calm.step(given[2])
-    assert step.truncated.flatten().tolist() == [False] * 4 + [True, False]
+    assert step.truncated.flatten().tolist() == step.bad.flatten().tolist() == [False] * 4 + [True, False]
     assert step.reward[1, 1] == 0 and not step.terminated.any()
     equal([step.final_obs[1, 1]], [before])
     assert env.bad_states.tolist() == [0, 1]

@@ -84,6 +84,7 @@ def test_a_diverged_world_is_cut_counted_and_begun_anew() -> None:
     env.physics.qvel[1] = torch.nan  # seed 0, world 1
     step = env.step(given[1])
     assert step.truncated.tolist() == [[False, True], [False, False]] and not step.terminated.any()
+    assert torch.equal(step.bad, step.truncated)
     assert step.reward[0, 1] == 0 and torch.equal(step.final_obs[0, 1], before[0, 1])
     assert env.bad_states.tolist() == [1, 0]
     assert torch.isfinite(step.obs).all() and not torch.equal(step.obs[0, 1], before[0, 1])

@@ -30,7 +30,7 @@ class Countdown:
         obs = torch.full((1, self.num_envs, 2), float(self.t))
         never = torch.zeros_like(done)
         ends = (done, never) if self.by_task else (never, done)
-        return obs, torch.ones(1, self.num_envs), *ends, obs
+        return obs, torch.ones(1, self.num_envs), *ends, obs, never
 
 
 class Constant:

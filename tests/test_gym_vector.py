@@ -23,7 +23,7 @@ import envs.gym
 from envs.base import Step, VectorEnv, world_seed
 from envs.dmc import DMControlEnv
 from envs.gym_vector import GymVectorEnv, _processes
-from rlreg.errors import NonFiniteError, UserError
+from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 
 
@@ -189,27 +189,17 @@ def test_returned_tensors_are_the_callers() -> None:
 
 
 @pytest.mark.parametrize("field, workers", [("observation", 0), ("reward", 0), ("reward", 2)])
-def test_non_finite_values_stop_with_field_step_seed_and_world(field: str, workers: int, capfd) -> None:
+def test_a_bad_step_is_told_with_field_step_seed_and_world(field: str, workers: int, capfd) -> None:
     single = partial(Countdown, fails=field)
     env = GymVectorEnv(single, "countdown", [3, 4], 1, purpose=Purpose.EVALUATE, workers=workers)
     env.reset()
     run(env, actions(env, 2))
-    field = {"observation": r"observation\[1\] is inf", "reward": "reward is nan"}[field]
-    with pytest.raises(
-        NonFiniteError, match=rf"^{field} at episode step 3 of countdown \(seed 3, evaluation world 0"
-    ):
-        env.step(actions(env, 1)[0])
+    step = env.step(actions(env, 1)[0])
+    assert step.bad.all() and step.truncated.all()
+    field = {"observation": "observation[1] is inf", "reward": "reward is nan"}[field]
+    assert env.problems()[0] == f"countdown (seed 3, evaluation world 0): {field} at episode step 3"
     env.close()
     assert "Traceback" not in capfd.readouterr().err
-
-
-def test_diverged_physics_is_a_non_finite_error() -> None:
-    env = envs.dmc.make("cheetah-run", [0])
-    env.reset()
-    with pytest.raises(
-        NonFiniteError, match=r"simulation diverged .* at episode step 1 of cheetah-run \(seed 0,"
-    ):
-        env.step(torch.full((1, 1, env.action_dim), torch.nan))
 
 
 def test_a_worker_that_dies_in_a_step_is_an_error_and_closing_does_not_wait_for_it() -> None:
@@ -220,7 +210,8 @@ def test_a_worker_that_dies_in_a_step_is_an_error_and_closing_does_not_wait_for_
     env._processes.step_async(env._actions)
     processes[1].kill()
     processes[1].join()
-    with pytest.raises((EOFError, OSError)):
+    told = "a worker process of the worlds of countdown was killed by signal 9"
+    with pytest.raises(UserError, match=told), env._workers_alive():
         env._processes.step_wait()  # has read the first worker's answer, which will not come again
     env.close()
     assert not any(process.is_alive() for process in processes)
@@ -234,7 +225,7 @@ def test_a_process_ends_with_its_workers(end: str) -> None:
         f"print([p.pid for p in env._processes.processes], flush=True); {end}"
     )
     done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ("Worker" in done.stderr) == ("kill" in end), done.stderr
+    assert "Worker" not in done.stderr and ("Traceback" in done.stderr) == ("1 / 0" in end), done.stderr
     deadline = time.time() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in json.loads(done.stdout)):
         assert time.time() < deadline

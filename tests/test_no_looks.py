@@ -38,10 +38,13 @@ class Drift:
         done = terminated | truncated
         self.where.masked_fill_(done[..., None], 0.0)
         self.clock.masked_fill_(done, 0.0)
-        return Step(self.where.clone(), reward, terminated, truncated & ~terminated, final_obs)
+        return Step(self.where.clone(), reward, terminated, truncated & ~terminated, final_obs, torch.zeros_like(done))
 
     def state_dict(self) -> dict:
         return {}
+
+    def problems(self) -> list[str]:
+        return []
 
     def close(self) -> None:
         pass

@@ -3,29 +3,22 @@
 import csv
 import json
 import os
-import runpy
 import signal
 import subprocess
-import sys
 import time
-from functools import partial
 from pathlib import Path
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
-from hydra.core.global_hydra import GlobalHydra
+from conftest import TINY, main
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.td3 import TD3, TD3Config
-from envs.gym_vector import GymVectorEnv
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints
-from rlreg.errors import NonFiniteError, UserError
+from rlreg.errors import UserError
 from rlreg.logger import EvalTable
 from rlreg.regularizers import BEER
 from rlreg.run_folder import RunFolder
@@ -211,48 +204,7 @@ def test_workers_are_no_part_of_what_a_run_is():
     assert RunFolder.of(cfg).path != before
 
 
-def main(monkeypatch, *overrides: str) -> int:
-    """`python run.py ...` within this process, which spares its imports; returns the exit status."""
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *overrides])
-    GlobalHydra.instance().clear()
-    try:
-        runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
-
-
 # --------------------------------------------------------------- what goes wrong while running
-
-
-class Broken(gymnasium.Env):
-    """A world whose observation or reward turns NaN at step 150 in seed 1."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-    max_episode_steps = 1000
-
-    def __init__(self, seed: int, field: str) -> None:
-        self.field, self.broken, self.t = field, seed == 1, 0
-        self.np_random = np.random.default_rng(seed)
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.t += 1
-        bad = np.nan if self.broken and self.t >= 150 else 0.5
-        obs = np.full(2, bad if self.field == "observation" else 0.0, np.float32)
-        return obs, bad if self.field == "reward" else 0.0, False, False, {}
-
-
-@pytest.mark.parametrize("field", ["observation", "reward"])
-def test_a_non_finite_world_stops_with_step_and_seed(tmp_path, field):
-    env = GymVectorEnv(partial(Broken, field=field), "broken", [0, 1], 1)
-    env.reset()
-    with pytest.raises(NonFiniteError, match=rf"{field}.*step 150.*seed 1"):
-        for _ in range(200):
-            env.step(torch.zeros(2, 1, 1))
 
 
 def test_a_diverged_seed_is_reported_by_the_next_checkpoint(monkeypatch, capsys, tmp_path):

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Protocol
 
@@ -19,7 +19,7 @@ from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints, copy_into, flatten, save_synced
 from rlreg.compilation import prepare
 from rlreg.config import EvalConfig, TrainConfig
-from rlreg.errors import NonFiniteError
+from rlreg.errors import UserError
 from rlreg.evaluation import REPRESENTATION, evaluate, representation
 from rlreg.logger import EvalTable, Logger
 from rlreg.purpose import Purpose
@@ -38,6 +38,10 @@ EVAL_TAGS = {
     "bound": "representation/bound",
     "above_bound": "representation/above_bound",
 }
+
+
+FEWEST_STEPS = 200
+"""`train.max_bad_share` is taken of so many steps at least, so that a single bad one at the start stops nothing."""
 
 
 class Interrupted(Exception):
@@ -77,7 +81,8 @@ class Training(ABC):
         self.updates = 0
         self.seconds_before = 0.0  # of the parts of a resumed run before this one, up to the checkpoint
         self.metrics: dict[str, Tensor] = {}
-        self.reported_diverged = torch.zeros(len(agent.seeds), dtype=torch.bool)
+        self.stopped: dict[int, str] = {}
+        """Why a seed learns no more, by its value; what was said of it."""
 
     # ------------------------------------------------------------- the loop
 
@@ -96,6 +101,7 @@ class Training(ABC):
         last_step = self.step if resumed else None
         self.eval_table = EvalTable(self.folder.eval_csv, self.agent.seeds, self.eval_tags, last_step)
         self.started, self.first_step = time.perf_counter(), self.step
+        self._end_without_seeds()
         with interrupts() as interrupted, self._progress() as bar:
             if not resumed:
                 self._evaluate(bar)
@@ -109,6 +115,7 @@ class Training(ABC):
                 stop = interrupted()
                 if stop or self._passed(self.cfg.checkpoint_every) or self.step == self.cfg.total_steps:
                     self.save()
+                self._end_without_seeds()
                 if stop:
                     raise Interrupted(f"stopped at step {self.step}; the same command goes on from there")
 
@@ -119,13 +126,6 @@ class Training(ABC):
     @abstractmethod
     def _iterate(self) -> None:
         """Go on by `stride` steps."""
-
-    @contextmanager
-    def _naming_the_step(self) -> Iterator[None]:
-        try:
-            yield
-        except NonFiniteError as error:
-            raise NonFiniteError(f"step {self.step}: {error}; the last checkpoint stays") from None
 
     def _passed(self, interval: int) -> bool:
         """Whether the last iteration crossed a multiple of `interval`."""
@@ -154,22 +154,29 @@ class Training(ABC):
         elapsed = time.perf_counter() - self.started
         self.logger.scalar(self.step, "time/fps", (self.step - self.first_step) / elapsed)
         self.logger.scalar(self.step, "train/n_updates", self.updates)
-        self._report_diverged_seeds()
+        self._look_after_seeds()
 
-    def _report_diverged_seeds(self) -> None:
-        """Say once of each seed that its loss turned non-finite, and write what it held to a file."""
-        dead = ~self.agent.alive.cpu()
-        for i in (dead & ~self.reported_diverged).nonzero().flatten().tolist():
-            seed = self.agent.seeds[i]
-            path = self.folder.path / f"diverged-seed-{seed}-step-{self.step}.safetensors"
-            held = {k: v[i].contiguous() for k, v in flatten(self.agent.state()).items() if v.dim()}
-            save_synced(held, path)
-            tqdm.write(
-                f"warning: seed {seed}: the loss turned non-finite at or before step {self.step}; this seed "
-                f"learns no more, its state is in {path}, the others go on",
-                file=sys.stderr,
-            )
-        self.reported_diverged |= dead
+    def _look_after_seeds(self) -> None:
+        """Say once of each seed whose loss turned non-finite that it learns no more."""
+        for i in (~self.agent.alive.cpu()).nonzero().flatten().tolist():
+            if self.agent.seeds[i] not in self.stopped:
+                self._stop_seed(i, f"the loss turned non-finite at or before step {self.step}")
+
+    def _stop_seed(self, i: int, reason: str) -> None:
+        """Have seed number i learn no more, write what it held to a file and say so."""
+        seed = self.agent.seeds[i]
+        path = self.folder.path / f"diverged-seed-{seed}-step-{self.step}.safetensors"
+        save_synced({k: v[i].contiguous() for k, v in flatten(self.agent.state()).items() if v.dim()}, path)
+        self.agent.alive[i] = False
+        self.stopped[seed] = reason
+        warn(f"seed {seed}: {reason}; this seed learns no more, its state is in {path}, the others go on")
+
+    def _end_without_seeds(self) -> None:
+        """Raise `UserError` where no seed learns any more: such a run is never complete, however often started."""
+        if len(self.stopped) == len(self.agent.seeds):
+            if self.checkpoints.steps()[-1:] != [self.step]:
+                self.save()
+            end_without_seeds(self.stopped, self.agent.seeds, self.folder)
 
     def _results(self) -> dict[str, Any]:
         columns = {name: self.eval_table.column(name) for name in self.eval_tags}  # (evaluations, S)
@@ -210,11 +217,12 @@ class Training(ABC):
 
     def _info(self) -> dict[str, Any]:
         """The rest of a checkpoint."""
-        return {"step": self.step, "updates": self.updates, "seconds": self._seconds()}
+        stopped = {str(seed): reason for seed, reason in self.stopped.items()}
+        return {"step": self.step, "updates": self.updates, "seconds": self._seconds(), "stopped": stopped}
 
     def save(self) -> None:
         """Write a checkpoint of this moment. There is no generator to save: random numbers are counted."""
-        self._report_diverged_seeds()  # a resumed run takes those of its checkpoint for reported
+        self._look_after_seeds()  # a resumed run takes those of its checkpoint for reported
         self.logger.flush()  # no point older than the checkpoint is lost with this process
         self.checkpoints.save(self.step, flatten(self._tensors()), self._info())
 
@@ -227,7 +235,10 @@ class Training(ABC):
         copy_into(self._tensors(), tensors, str(self.folder.checkpoints))
         self.updates, self.seconds_before = info["updates"], info.get("seconds", 0.0)
         self._restore_info(info)
-        self.reported_diverged = ~self.agent.alive.cpu()
+        reasons = info.get("stopped", {})
+        for seed, alive in zip(self.agent.seeds, self.agent.alive.tolist(), strict=True):
+            if not alive:
+                self.stopped[seed] = reasons.get(str(seed), "the loss turned non-finite")
         return True
 
     def _restore_info(self, info: dict[str, Any]) -> None:  # noqa: B027 (optional)
@@ -259,6 +270,7 @@ class BatchTraining(Training):
         self.closing.callback(self.eval_env.close)
         self.eval_env.reset()
         self.eval_start = self.eval_env.state_dict()
+        self.told_of_starts = False
         self.per_call = per_call
         self.update = prepare(self._update, compile, agent.device, num_updates, per_call)
         self.update_number = torch.zeros((), dtype=torch.int64, device=agent.device)
@@ -277,15 +289,42 @@ class BatchTraining(Training):
 
     def _measure(self) -> dict[str, Tensor]:
         cfg, agent = self.eval_cfg, self.agent
-        with self._naming_the_step():
-            values = evaluate(agent, self.eval_env, self.eval_start, agent.config.discount)
+        values = evaluate(agent, self.eval_env, self.eval_start, agent.config.discount)
         self.eval_env.check()
+        self._tell_of_evaluation(values.pop("bad_steps"))
         if self.memory.inserted:
             batch = self.memory.sample("measure", self.step, cfg.samples)
             return values | representation(agent, batch, cfg.rank_epsilon)
         # nothing to measure on before the first step
         nothing = torch.full_like(values["return"], torch.nan)
         return values | dict.fromkeys(REPRESENTATION, nothing)
+
+
+    def _tell_of_evaluation(self, bad_steps: Tensor) -> None:
+        """Log how many episodes (S,) a bad step cut, and say so, and where evaluations do not begin alike."""
+        problems = self.eval_env.problems()
+        if bad_steps.any():
+            self.logger.scalars(self.step, {"eval/bad_steps": bad_steps})
+            which = ", ".join(
+                f"{n:.0f} of seed {seed}" for n, seed in zip(bad_steps.tolist(), self.agent.seeds, strict=True) if n
+            )
+            why = f", such as this one: {problems[0]}" if problems else ""
+            warn(f"evaluation at step {self.step}: episodes cut by a bad step: {which}{why}")
+        elif problems and not self.told_of_starts:
+            self.told_of_starts = True
+            warn(f"evaluations do not begin from the same states every time: {problems[0]}")
+
+
+def end_without_seeds(stopped: Mapping[int, str], seeds: Sequence[int], folder: RunFolder) -> None:
+    """Raise `UserError` where every one of `seeds` was `stopped`, for the reasons given there."""
+    if len(stopped) == len(seeds):
+        reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in stopped.items())
+        raise UserError(f"no seed is left that learns ({reasons}); see {folder.path}, and delete it to start anew")
+
+
+def warn(text: str) -> None:
+    """One line on stderr, beside the progress bar."""
+    tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 from rlreg.rng import Block, Rng
 from rlreg.run_folder import RunFolder
-from rlreg.training.base import BatchTraining
+from rlreg.training.base import FEWEST_STEPS, BatchTraining, warn
 
 
 class OnlineTraining(BatchTraining):
@@ -45,6 +45,9 @@ class OnlineTraining(BatchTraining):
         self.noise = Block(rng, "normal", "act/noise", shape)
         zeros = torch.zeros(len(seeds), train.num_envs, device=device)
         self.episode_return, self.episode_length = zeros.clone(), zeros.clone()
+        self.bad_steps = torch.zeros(len(seeds), dtype=torch.int64, device=device)
+        """(S,): steps so far that came to nothing; see `envs.base.Step.bad`."""
+        self.told_bad_steps = 0
         nothing = torch.full((len(seeds),), torch.nan, device=device)
         self.last_episode = {"rollout/ep_rew_mean": nothing.clone(), "rollout/ep_len_mean": nothing.clone()}
 
@@ -64,11 +67,11 @@ class OnlineTraining(BatchTraining):
                 action = self.agent.act(self.obs, self.noise.at(iteration))
             else:
                 action = 2.0 * self.random_action.at(iteration) - 1.0
-        with self._naming_the_step():
-            obs, reward, terminated, truncated, final_obs = self.env.step(action)
+        obs, reward, terminated, truncated, final_obs, bad = self.env.step(action)
 
         # STORE: the observation the action led to, and whether the task (not the clock) ended there
-        self.replay.add(self.obs, action, reward, final_obs, terminated)
+        self.replay.add(self.obs, action, reward, final_obs, terminated, left_out=bad)
+        self.bad_steps += bad.sum(dim=1)
         self._count_episodes(reward, terminated | truncated)
         self.obs = obs
         self.step += self.cfg.num_envs
@@ -92,8 +95,30 @@ class OnlineTraining(BatchTraining):
 
     def _log(self) -> None:
         self.env.check()
-        self.logger.scalars(self.step, self.last_episode)
+        self.logger.scalars(self.step, self.last_episode | {"env/bad_steps": self.bad_steps})
         super()._log()
+
+    def _look_after_seeds(self) -> None:
+        """Tell of bad steps, each time there are twice as many, and stop the seeds that have too many of them."""
+        bad = self.bad_steps.tolist()
+        if sum(bad) >= max(1, 2 * self.told_bad_steps):
+            self.told_bad_steps = sum(bad)
+            which = ", ".join(f"{n} of seed {seed}" for n, seed in zip(bad, self.agent.seeds, strict=True) if n)
+            why = next(iter(self.env.problems()), "the simulation diverged")
+            warn(
+                f"{which} of {self.step} steps each were bad, such as this one: {why}; their episodes are cut there, "
+                "their rows left out"
+            )
+        allowed = self.cfg.max_bad_share * max(self.step, FEWEST_STEPS)
+        for i, n in enumerate(bad):
+            if n > allowed and self.agent.alive[i]:
+                self._stop_seed(
+                    i, f"{n} of {self.step} steps were bad, more than train.max_bad_share={self.cfg.max_bad_share:g}"
+                )
+        super()._look_after_seeds()
+
+    def _results(self) -> dict[str, Any]:
+        return super()._results() | {"bad_steps": self.bad_steps.tolist()}
 
     # --------------------------------------------------------------- resume
 
@@ -109,6 +134,7 @@ class OnlineTraining(BatchTraining):
     def _info(self) -> dict[str, Any]:
         return super()._info() | {
             "env": self.env.state_dict(),
+            "bad_steps": self.bad_steps.tolist(),
             "replay": {"inserted": self.replay.inserted, "chunks": self.replay_log.extend(self.replay)},
         }
 
@@ -121,4 +147,8 @@ class OnlineTraining(BatchTraining):
         self.replay_log.restore(self.replay, info["replay"]["chunks"])
         if self.replay.inserted != info["replay"]["inserted"]:
             raise UserError(f"{self.folder.replay}: {self.replay.inserted} rows, not {info['replay']['inserted']}")
+        self.bad_steps.copy_(torch.tensor(info.get("bad_steps", 0)))
+        self.told_bad_steps = int(self.bad_steps.sum())
         self.obs = self.env.load_state_dict(info["env"])
+        if problems := self.env.problems():
+            warn(f"going on from step {self.step}, but not exactly as if the run had not stopped: {problems[0]}")

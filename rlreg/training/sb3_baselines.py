@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
@@ -16,12 +17,11 @@ from tqdm import tqdm
 
 from rlreg.checkpoint import Checkpoints, copy_into, flatten, write_atomic
 from rlreg.config import EvalConfig, TrainConfig
-from rlreg.errors import NonFiniteError
 from rlreg.evaluation import evaluate
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 from rlreg.sb3 import Models, VecWorlds, model_state
-from rlreg.training.base import EVAL_TAGS, Interrupted, interrupts
+from rlreg.training.base import EVAL_TAGS, FEWEST_STEPS, Interrupted, end_without_seeds, interrupts, warn
 
 Row = dict[str, str]
 
@@ -57,6 +57,10 @@ class SB3Training:
         )
         self.rows: list[list[Row]] = [[] for _ in agent.seeds]
         """The rows of eval.csv, a list a seed."""
+        self.bad_steps = [0] * len(agent.seeds)
+        """Of training; see `envs.base.Step.bad`."""
+        self.stopped: dict[int, str] = {}
+        """Why a seed was stopped before its last step, by its value."""
 
     def run(self) -> dict[str, Any]:
         """Train every seed that is not finished yet. Returns the final figures, a list a seed."""
@@ -69,14 +73,19 @@ class SB3Training:
                     started = time.perf_counter()
                     self._train(i, interrupted)
                     tensors = flatten(model_state(self.agent.models[i]))
-                    info = {"rows": self.rows[i], "seconds": time.perf_counter() - started}
+                    seconds_taken = time.perf_counter() - started
+                    info = {"rows": self.rows[i], "seconds": seconds_taken, "bad_steps": self.bad_steps[i]}
+                    info |= {"stopped": self.stopped.get(seed)}
                     finished.save(self.cfg.total_steps, tensors, info)
                 else:
                     _, tensors, info = found
                     copy_into(model_state(self.agent.models[i]), tensors, str(finished.folder))
-                    self.rows[i] = info["rows"]
+                    self.rows[i], self.bad_steps[i] = info["rows"], info.get("bad_steps", 0)
+                    if info.get("stopped"):
+                        self.stopped[seed] = info["stopped"]
                 seconds += info["seconds"]
         self._write_rows()
+        end_without_seeds(self.stopped, self.agent.seeds, self.folder)
         # The whole run's checkpoint, where the runner looks for one.
         Checkpoints(self.folder.checkpoints).save(self.cfg.total_steps, flatten({"agent": self.agent.state()}), {})
         returns = torch.tensor([[float(row["return"]) for row in rows] for rows in self.rows], dtype=torch.float64)
@@ -85,7 +94,8 @@ class SB3Training:
             "steps": self.cfg.total_steps,
             "final": {name: [float(rows[-1][name]) for rows in self.rows] for name in EVAL_TAGS},
             "return_last_ten": returns[:, 1:][:, -10:].mean(dim=1).tolist(),
-            "diverged": [],
+            "diverged": [seed for seed in self.agent.seeds if seed in self.stopped],
+            "bad_steps": self.bad_steps,
             "seconds": round(seconds, 1),
         }
 
@@ -95,6 +105,8 @@ class SB3Training:
         env = VecMonitor(VecWorlds(self.make_env(self.cfg.num_envs, Purpose.TRAIN, (seed,))))
         eval_env = self.make_env(self.eval_cfg.episodes, Purpose.EVALUATE, (seed,))
         model = self.agent.build(seed, env, self.cfg)
+        if hasattr(model, "replay_buffer"):
+            _leave_out_bad_rows(model.replay_buffer, env.venv)
         events = self.folder.tensorboard / f"seed-{seed}"
         shutil.rmtree(events, ignore_errors=True)  # of an attempt that was killed
         logger = Logger(None, [TensorBoardOutputFormat(str(events))])
@@ -103,14 +115,22 @@ class SB3Training:
         try:
             watch = _Watch(self, i, eval_env, interrupted)
             model.learn(self.cfg.total_steps, watch, log_interval=None)  # `watch` says when to log
-        except NonFiniteError as error:
-            raise NonFiniteError(f"step {model.num_timesteps}: {error}; the finished seeds stay") from None
         finally:
             logger.close()
             env.close()
             eval_env.close()
         # The trained model itself goes, with its replay memory.
         copy_into(model_state(self.agent.models[i]), flatten(model_state(model)), str(self.folder.path))
+
+    def stop_seed(self, i: int, reason: str) -> None:
+        """Say that seed number i learns no more. Its evaluations to come all equal the newest: its policy rests."""
+        seed, newest = self.agent.seeds[i], self.rows[i][-1]
+        self.stopped[seed] = reason
+        warn(f"seed {seed}: {reason}; this seed learns no more, the others go on")
+        total, every = self.cfg.total_steps, self.eval_cfg.every
+        later = sorted({*range(every, total, every), total})
+        self.rows[i] += [newest | {"step": str(step)} for step in later if step > int(newest["step"])]
+        self._write_rows()
 
     def add_row(self, i: int, step: int, values: dict[str, float]) -> None:
         """One evaluation of seed number i, into eval.csv at once."""
@@ -125,6 +145,23 @@ class SB3Training:
         write_atomic(self.folder.eval_csv, "\n".join(lines) + "\n")
 
 
+def _leave_out_bad_rows(buffer: Any, worlds: VecWorlds) -> None:
+    """Have SB3's replay memory store no bad step: a good world's of the same moment stands in, where there is one."""
+    add = buffer.add
+
+    def add_good(obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
+        bad = worlds.bad
+        if bad.all():
+            return
+        if bad.any():
+            instead = np.where(bad, np.flatnonzero(~bad)[0], np.arange(len(bad)))
+            obs, next_obs, action, reward, done = (x[instead] for x in (obs, next_obs, action, reward, done))
+            infos = [infos[n] for n in instead]
+        add(obs, next_obs, action, reward, done, infos)
+
+    buffer.add = add_good
+
+
 class _Watch(BaseCallback):
     """Evaluates and logs at the steps at which our own loop does, shows progress, and ends the training on time.
 
@@ -137,7 +174,7 @@ class _Watch(BaseCallback):
         self._seed = training.agent.seeds[i]
         self._total, self._log_every = training.cfg.total_steps, training.cfg.log_every
         self._every = training.eval_cfg.every
-        self._env = eval_env
+        self._env, self._told = eval_env, 0
         self._env.reset()
         self._start = self._env.state_dict()
 
@@ -164,6 +201,20 @@ class _Watch(BaseCallback):
         self._bar.update(self.training_env.num_envs)
         before = self.num_timesteps - self.training_env.num_envs
         last = self.num_timesteps >= self._total
+        worlds = self.training_env.venv
+        bad, share = worlds.bad_steps, self._training.cfg.max_bad_share
+        self._training.bad_steps[self._i] = bad
+        if bad >= max(1, 2 * self._told):
+            self._told = bad
+            self.logger.record("env/bad_steps", bad)
+            why = next(iter(worlds.problems()), "the simulation diverged")
+            warn(f"{bad} of {self.num_timesteps} steps of seed {self._seed} were bad, such as this one: {why}")
+        if bad > share * max(self.num_timesteps, FEWEST_STEPS):
+            self._evaluate()
+            self._training.stop_seed(
+                self._i, f"{bad} of {self.num_timesteps} steps were bad, more than train.max_bad_share={share:g}"
+            )
+            return False
         if self.num_timesteps // self._log_every > before // self._log_every:
             self.model.dump_logs()
         if last or self.num_timesteps // self._every > before // self._every:
@@ -176,6 +227,8 @@ class _Watch(BaseCallback):
     def _evaluate(self) -> None:
         """A row of eval.csv. What is measured on a critic's features is left as NaN."""
         values = evaluate(Models([self.model]), self._env, self._start, self.model.gamma)
+        if (cut := values.pop("bad_steps").item()) > 0:
+            warn(f"evaluation at step {self.num_timesteps} of seed {self._seed}: {cut:.0f} episodes cut by a bad step")
         row = {name: values[name].item() if name in values else float("nan") for name in EVAL_TAGS}
         self._training.add_row(self._i, self.num_timesteps, row)
         writer = self.logger.output_formats[0].writer

@@ -1,0 +1,114 @@
+"""What a run does about bad worlds: it goes on, counts, tells; a seed with too many is stopped, and no run lies."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from conftest import TINY, main
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rlreg.checkpoint import Checkpoints, ReplayLog
+
+
+def world(kind: str) -> list[str]:
+    return ["env=gym/Pendulum-v1", f"env.id=worlds:rlreg-test/{kind}-v0", "env.workers=0"]
+
+
+def test_bad_steps_are_left_out_counted_and_told(monkeypatch, capsys, tmp_path) -> None:
+    """One in twenty is the greatest share that is allowed; evaluations, in which every episode is cut, are told too."""
+    run = tmp_path / "run"
+    settings = [*TINY, *world("NanReward"), "agent=ddpg", f"run_dir={run}", "train.keep_replay=true"]
+    assert main(monkeypatch, *settings, "train.buffer_capacity=400") == 0
+    said = capsys.readouterr().err
+    assert "reward is nan at episode step 20" in said and "their episodes are cut there, their rows left out" in said
+    assert "evaluation at step 0: episodes cut by a bad step: 2 of seed 0" in said
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["bad_steps"] == [20] and summary["diverged"] == [] and summary["final"]["length"] == [20.0]
+    events = EventAccumulator(str(run / "tensorboard/seed-0")).Reload()
+    assert [p.value for p in events.Scalars("env/bad_steps")][-1] == 20
+    assert [p.value for p in events.Scalars("eval/bad_steps")][-1] == 2
+    info = Checkpoints(run / "checkpoints").load()[2]
+    rows = torch.cat([ReplayLog(run / "replay").read(*chunk[:2]) for chunk in info["replay"]["chunks"]], dim=1)[0]
+    assert rows.isfinite().all() and len(rows) == 400
+    time, duplicate = rows[:, 2], (rows[1:] == rows[:-1]).all(dim=1)
+    assert duplicate.sum() == 20 and (time * 50).max().round() == 18  # the step from 19 to 20 is in no row
+
+
+def test_a_seed_with_too_many_bad_steps_is_stopped_and_the_others_go_on(monkeypatch, capsys, tmp_path) -> None:
+    """The others' results are those that they have without it, and so are the second call's."""
+    settings = [*TINY, *world("SickSeed"), "agent=ddpg", "train.log_every=20"]
+    run, calm = tmp_path / "run", tmp_path / "calm"
+    assert main(monkeypatch, *settings, "seeds=[0,1]", f"run_dir={run}") == 0
+    said = capsys.readouterr().err
+    reason = "seed 1: 11 of 160 steps were bad, more than train.max_bad_share=0.05"
+    assert f"{reason}; this seed learns no more, its state is in {run}/diverged-seed-1-step-160.safetensors" in said
+    assert json.loads((run / "summary.json").read_text())["diverged"] == [1]
+    held, last = load_file(run / "diverged-seed-1-step-160.safetensors"), Checkpoints(run / "checkpoints").load()[1]
+    assert torch.equal(held["actor/0.weight"], last["agent/actor/0.weight"][1])
+
+    assert main(monkeypatch, *settings, "seeds=[0,2]", f"run_dir={calm}") == 0
+    ours, theirs = (
+        [row for row in csv.DictReader((folder / "eval.csv").open()) if row["seed"] == "0"] for folder in (run, calm)
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("agent", ["ddpg", "sb3/td3", "sb3/ppo"])
+def test_a_run_whose_every_seed_was_stopped_is_never_complete(monkeypatch, capsys, tmp_path, agent) -> None:
+    run = tmp_path / "run"
+    tiny = [s for s in TINY if not (agent.startswith("sb3") and s.startswith("agent.batch"))]
+    settings = [*tiny, *world("AlwaysBad"), f"agent={agent}", "seeds=2", f"run_dir={run}"]
+    lines = []
+    for _ in range(2):
+        assert main(monkeypatch, *settings) == 2
+        lines.append(capsys.readouterr().err.strip().splitlines()[-1])
+        assert not (run / "summary.json").exists()
+    assert lines[0] == lines[1] and lines[0].startswith("error: no seed is left that learns (seed 0: ")
+    assert "steps were bad, more than train.max_bad_share=0.05; seed 1: " in lines[0]
+
+
+def test_sb3_leaves_bad_rows_out(monkeypatch, capsys, tmp_path) -> None:
+    from rlreg.training import sb3_baselines
+
+    kept = []
+    leave_out = sb3_baselines._leave_out_bad_rows
+    monkeypatch.setattr(sb3_baselines, "_leave_out_bad_rows", lambda b, w: (kept.append(b), leave_out(b, w)))
+    tiny = [s for s in TINY if not s.startswith("agent.batch")]
+    settings = [*tiny, *world("NanReward"), "agent=sb3/td3", f"run_dir={tmp_path}/run"]
+    assert main(monkeypatch, *settings) == 0
+    assert kept[0].pos == 380 and (kept[0].observations[:380, 0, 2] * 50).max() < 18.5
+    assert json.loads((tmp_path / "run/summary.json").read_text())["bad_steps"] == [20]
+    assert " steps of seed 0 were bad, such as this one: worlds:rlreg-test" in capsys.readouterr().err
+
+
+def test_a_resume_that_is_not_exact_says_so_in_one_line(monkeypatch, capsys, tmp_path) -> None:
+    for kind, exact in (("Remembers", False), ("GlobalNumpy", True)):
+        settings = [*TINY, *world(kind), "agent=ddpg", f"run_dir={tmp_path}/{kind}", "train.checkpoint_every=130"]
+        monkeypatch.setattr("rlreg.logger.EvalTable.add", stop_after(3))
+        assert main(monkeypatch, *settings) == 130
+        monkeypatch.undo()
+        capsys.readouterr()
+        assert main(monkeypatch, *settings) == 0
+        said = [line for line in capsys.readouterr().err.splitlines() if "not exactly as if" in line]
+        assert len(said) == (0 if exact else 1)
+        if not exact:
+            assert "going on from step 130" in said[0] and "(seed 0, world 0): its saved state does not come" in said[0]
+
+
+def stop_after(evaluations: int):
+    """`EvalTable.add` that is cut off by a second Ctrl-C, which saves nothing, after so many evaluations."""
+    from rlreg.logger import EvalTable
+
+    made, add = [], EvalTable.add
+
+    def cut(self, step, values) -> None:
+        add(self, step, values)
+        made.append(step)
+        if len(made) == evaluations:
+            raise KeyboardInterrupt
+
+    return cut
