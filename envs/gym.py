@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.utils.seeding import np_random
 from numpy.typing import NDArray
 
+from envs.backends import choose, make_batched
 from rlreg.errors import UserError, unknown
 from rlreg.purpose import Purpose
 
@@ -86,19 +87,38 @@ class ContinuousEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
 
 
 def make_single(
-    id: str, seed: int | None = None, render_mode: str | None = None, **kwargs: Any
+    id: str,
+    seed: int | None = None,
+    render_mode: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> gymnasium.Env:
-    """One task as a `gymnasium.Env`; `kwargs` go to `gymnasium.make`. Raises `UserError`."""
+    """One task as a `gymnasium.Env`; `settings` (None: as Gymnasium has it) and `kwargs` go to `gymnasium.make`.
+
+    Raises `UserError`.
+    """
     try:
         with warnings.catch_warnings():
             # v4 tasks are asked for on purpose: published figures were made with them.
             warnings.filterwarnings("ignore", message=".*is out of date.*")
-            env = gymnasium.make(id, render_mode=render_mode, disable_env_checker=True, **kwargs)
+            given = kwargs | _given(settings)
+            env = gymnasium.make(id, render_mode=render_mode, disable_env_checker=True, **given)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv):
         raise unknown("Gymnasium id", id, gym_ids()) from None
     except (gymnasium.error.Error, ImportError, TypeError) as error:  # a missing package, a mistaken argument
         raise UserError(f"cannot make '{id}': {' '.join(str(error).split())}") from error
     return ContinuousEnv(env, seed)
+
+
+REFERENCE = "gymnasium"
+"""The backend that is Gymnasium's own stepping."""
+
+
+def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto", **_: Any) -> str:
+    """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
+    from envs.mujoco_gym.settings import IDS  # here: worker processes, which import this module, load no torch
+
+    return choose(backend, REFERENCE, id in IDS, num_envs, device)
 
 
 def make(
@@ -108,12 +128,35 @@ def make(
     purpose: Purpose = Purpose.TRAIN,
     workers: int | str = 0,
     device: str | torch.device = "cpu",
+    backend: str = "auto",
+    spread: bool = False,
+    deterministic: bool = False,
+    nconmax: int | None = None,
+    njmax: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> VectorEnv:
-    """S x N worlds of `id` for one purpose; `kwargs` as for `make_single`."""
-    from envs.gym_vector import GymVectorEnv  # here, so that worker processes, which import this module, load no torch
+    """S x N worlds of `id` for one purpose, batched (`envs.batched.BatchedEnv`) or each on its own.
 
-    return GymVectorEnv(partial(_world, id, **kwargs), id, seeds, num_envs, purpose, workers, device)
+    `backend`: auto, mujoco, warp or gymnasium, see `envs.backends`; `spread`, of batched worlds: first episodes are cut
+    at different times; `deterministic`, `nconmax` and `njmax`: see `envs.physics.mujoco_warp`; `settings` and `kwargs`
+    as for `make_single`. Raises `UserError`.
+    """
+    chosen = choose_backend(id, num_envs, device, backend)
+    if chosen == REFERENCE:
+        from envs.gym_vector import GymVectorEnv
+
+        single = partial(_world, id, settings=settings, **kwargs)
+        return GymVectorEnv(single, id, seeds, num_envs, purpose, workers, device)
+    from envs.mujoco_gym import make_task
+
+    warp = {"deterministic": deterministic, "nconmax": nconmax, "njmax": njmax}
+    task = partial(make_task, id, **(kwargs | _given(settings)))
+    return make_batched(task, chosen, seeds, num_envs, purpose, 1, spread, workers, device, **warp)
+
+
+def _given(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (settings or {}).items() if value is not None}
 
 
 def _world(id: str, seed: int, **kwargs: Any) -> gymnasium.Env:

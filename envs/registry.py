@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -11,22 +11,17 @@ from envs.cave.level_set_tool import LevelsOptions
 from envs.d4rl import dataset_names
 from envs.dmc import task_names
 from envs.gym import gym_ids
+from envs.mujoco_gym.settings import IDS, settings
 from rlreg.errors import require
 
 
-@dataclass
-class DMCConfig:
-    """A task of the DeepMind Control Suite."""
+@dataclass(kw_only=True)
+class BatchConfig:
+    """How the worlds of a task that has a batched version are stepped."""
 
-    task: str
-    _target_: str = "envs.dmc.make"
-    name: str = "dmc/${.task}"
-    """What run folders and tables call the environment."""
-    action_repeat: int = 1
-    """Simulator steps per action; rewards are summed. The BEER paper has none."""
     backend: str = "auto"
-    """What steps the worlds: mujoco (batched, in C++ threads), warp (batched, on a GPU), dm_control (one by one; the
-    same seed gives suite.load's trajectory), or auto: what is fastest for that many worlds a seed."""
+    """What steps the worlds: mujoco (batched, in C++ threads), warp (batched, on a GPU), one by one by the original
+    itself (dm_control, gymnasium: the same seed gives its trajectory), or auto: what is fastest for that many a seed."""
     spread: bool = False
     """Cut the first episodes of batched worlds at different times, so that later ones do not all end at once."""
     deterministic: bool = False
@@ -37,7 +32,19 @@ class DMCConfig:
     """With backend=warp: room for constraints, a world; by default a guess by the joints. A run says where it is too
     little, as for contacts."""
     workers: Any = "auto"
-    """Processes for the worlds: 0 steps them in this one; auto starts some for many worlds on many cores."""
+    """Threads of batched worlds, or processes of others: 0 stays in this one, auto starts as many as pay."""
+
+
+@dataclass(kw_only=True)
+class DMCConfig(BatchConfig):
+    """A task of the DeepMind Control Suite."""
+
+    task: str
+    _target_: str = "envs.dmc.make"
+    name: str = "dmc/${.task}"
+    """What run folders and tables call the environment."""
+    action_repeat: int = 1
+    """Simulator steps per action; rewards are summed. The BEER paper has none."""
 
     def __post_init__(self) -> None:
         require(self.action_repeat >= 1, "env.action_repeat", self.action_repeat, "a whole number >= 1")
@@ -46,8 +53,8 @@ class DMCConfig:
             require(value is None or value >= 1, f"env.{name}", value, "a whole number >= 1, or null")
 
 
-@dataclass
-class GymConfig:
+@dataclass(kw_only=True)
+class GymConfig(BatchConfig):
     """A task of Gymnasium with continuous actions."""
 
     id: str
@@ -57,16 +64,23 @@ class GymConfig:
     """What run folders and tables call the environment."""
     max_episode_steps: int | None = None
     """Steps after which an episode is truncated; empty for the task's own limit."""
-    workers: Any = "auto"
-    """Processes for the worlds: 0 steps them in this one; auto starts some for many worlds on many cores."""
+    settings: Any = field(default_factory=dict)
+    """The task's own settings, such as env.settings.ctrl_cost_weight=0.1; empty for the task's own defaults."""
 
     def __post_init__(self) -> None:
         value = self.max_episode_steps
         require(value is None or value >= 1, "env.max_episode_steps", value, "a whole number >= 1, or null")
 
 
-@dataclass
-class D4RLConfig:
+def _settings_schema(id: str) -> Any:
+    """An instance with a field, None, for each setting that Gymnasium's task `id` takes; {} where that is not known."""
+    if id not in IDS:
+        return {}
+    return make_dataclass(f"{id.partition('-')[0]}Settings", [(name, Any, None) for name in settings(id)])()
+
+
+@dataclass(kw_only=True)
+class D4RLConfig(BatchConfig):
     """A dataset of D4RL, and its task to evaluate in."""
 
     id: str
@@ -81,8 +95,6 @@ class D4RLConfig:
     """An address to download from instead of D4RL's: a folder with files of the same names, or the file itself."""
     stored_next_observations: bool = False
     """Train on the file's own `next_observations`, time-outs included; by default on the next row, as D4RL does."""
-    workers: Any = "auto"
-    """Processes for the evaluation worlds: 0 steps them in this one, 'auto' decides."""
 
 
 @dataclass
@@ -125,7 +137,7 @@ def register_schemas() -> None:
         store.store(group="env/dmc", name=task, package="env", node=DMCConfig(task=task))
     for gym_id in gym_ids():
         store.store(
-            group="env/gym", name=gym_id, package="env", node=GymConfig(id=gym_id)
+            group="env/gym", name=gym_id, package="env", node=GymConfig(id=gym_id, settings=_settings_schema(gym_id))
         )
     for dataset in dataset_names():
         store.store(

@@ -12,7 +12,7 @@ KEYS = {"num_worlds": "num_envs", "frozen": "diverged"}
 """The last part of a setting's dotted key, or a figure's name in summary.json: then and now."""
 TARGETS = {"agents.sb3.SB3": "agents.sb3_baselines.SB3"}
 """A `_target_`: then and now."""
-BACKENDS = {"envs.dmc.make": "dm_control"}
+BACKENDS = {"envs.dmc.make": "dm_control", "envs.gym.make": "gymnasium", "envs.d4rl.make": "gymnasium"}
 """What stepped the worlds of each `_target_` when there was no `backend` to choose."""
 ADDED = {"env.backend": "auto", "env.spread": False, "env.deterministic": False}
 ADDED |= {"env.nconmax": None, "env.njmax": None}
@@ -38,7 +38,7 @@ def with_old_names(flat: dict[str, Any]) -> dict[str, Any]:
     targets = {new: old for old, new in TARGETS.items()}
     named = {}
     for key, value in flat.items():
-        if key in ADDED and value == ADDED[key]:
+        if (key in ADDED and value == ADDED[key]) or (key.startswith("env.settings.") and value is None):
             continue
         head, dot, last = key.rpartition(".")
         named[head + dot + keys.get(last, last)] = targets.get(value, value) if last == "_target_" else value

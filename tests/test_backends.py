@@ -69,3 +69,44 @@ def test_an_unknown_backend_leaves_no_folder(runner, tmp_path) -> None:
     wrong = runner(*TINY, "agent=td3", "env=dmc/reacher-easy", "env.backend=mujco")
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "env.backend=mujco is not valid" in wrong.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["hopper-medium-v2", "halfcheetah-random-v2", "walker2d-medium-v2", "ant-medium-v2"])
+def test_d4rls_batched_tasks_are_those_it_is_evaluated_in_today(name: str) -> None:
+    """From the same state the same observations, rewards and ends, to float32's last place."""
+    import envs.d4rl
+
+    env, single = envs.d4rl.make(name, [0], 4), envs.d4rl.make_single(name, 1)
+    assert isinstance(env, BatchedEnv) and env.max_episode_steps == 1000
+    theirs, _ = single.reset()
+    env.reset()
+    data = single.unwrapped.data
+    env.physics.qpos[2], env.physics.qvel[2] = torch.from_numpy(data.qpos), torch.from_numpy(data.qvel)
+    env.physics.forward(env._all, actuation=True)
+    generator = torch.Generator().manual_seed(0)
+    for t in range(15):
+        action = torch.rand(1, 4, env.action_dim, generator=generator) * 2 - 1
+        step = env.step(action)
+        theirs, reward, terminated, _, _ = single.step(action[0, 2].numpy())
+        torch.testing.assert_close(step.final_obs[0, 2], torch.from_numpy(theirs), rtol=2e-7, atol=1e-7)
+        assert bool(step.terminated[0, 2]) == terminated
+        if t > 0:  # ant remembers where it was before, which was not written with its state
+            assert step.reward[0, 2].item() == pytest.approx(reward, rel=2e-6)
+        if terminated:
+            break
+
+
+def test_settings_of_gymnasiums_tasks_count_in_both_backends(runner, tmp_path) -> None:
+    import envs.gym
+
+    settings = {"ctrl_cost_weight": 0.0, "terminate_when_unhealthy": None}
+    for backend, num in (("gymnasium", 1), ("mujoco", 1)):
+        env = envs.gym.make("HalfCheetah-v5", [0], num, backend=backend, settings={"ctrl_cost_weight": 1000.0})
+        env.reset()
+        assert env.step(torch.ones(1, 1, 6)).reward.item() < -5000
+    assert envs.gym.make("Hopper-v5", [0], 4, settings=settings, max_episode_steps=7).max_episode_steps == 7
+    wrong = runner(*TINY, "agent=td3", "env=gym/Hopper-v5", "env.settings.ctrl_cost_wait=1")
+    assert wrong.returncode == 2 and "did you mean 'env.settings.ctrl_cost_weight'" in wrong.stderr
+    for kwargs in ({"frame_skips": 3}, {"settings": {"frame_skips": 3}}):
+        with pytest.raises(UserError, match="frame_skips"):
+            envs.gym.make("Hopper-v5", [0], 4, **kwargs)

@@ -2,17 +2,19 @@
 
 `names` holds what D4RL publishes of each dataset, `download` finds the files, `recording` reads and checks them,
 `transitions` cuts them up for Q-learning, `packages` reads Minari and the d4rl package, `load` joins these, and
-`simulators` has the environments.
+`simulators` has the environments, `batched` those that have a batched version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from envs.backends import choose, make_batched
 from envs.d4rl.names import MINARI, dataset_names, info, normalised_score
-from envs.d4rl.simulators import make_single
+from envs.d4rl.simulators import MUJOCO, make_single
+from envs.gym import REFERENCE
 from rlreg.purpose import Purpose
 
 if TYPE_CHECKING:
@@ -21,7 +23,17 @@ if TYPE_CHECKING:
     from envs.base import VectorEnv
     from envs.d4rl.load import OfflineDataset
 
-__all__ = ["dataset", "dataset_names", "fetch", "info", "make", "make_single", "normalised_score", "scorer"]
+__all__ = [
+    "choose_backend",
+    "dataset",
+    "dataset_names",
+    "fetch",
+    "info",
+    "make",
+    "make_single",
+    "normalised_score",
+    "scorer",
+]
 
 
 def make(
@@ -34,14 +46,31 @@ def make(
     stored_next_observations: bool = False,
     workers: int | str = 0,
     device: str | torch.device = "cpu",
+    backend: str = "auto",
+    spread: bool = False,
+    deterministic: bool = False,
+    nconmax: int | None = None,
+    njmax: int | None = None,
 ) -> VectorEnv:
     """S x N worlds to evaluate on; see `make_single` for how they differ from D4RL's. Raises `UserError`.
 
-    The same options as `dataset`, which describe one configuration together with this; the data are not read here.
+    `path`, `mirror` and `stored_next_observations` are `dataset`'s options, which describe one configuration together
+    with this; the data are not read here. The others are those of `envs.gym.make`.
     """
-    from envs.gym_vector import GymVectorEnv  # here, so that worker processes, which import this module, load no torch
+    chosen = choose_backend(id, num_envs, device, backend)
+    if chosen == REFERENCE:
+        from envs.gym_vector import GymVectorEnv  # here: worker processes, which import this module, load no torch
 
-    return GymVectorEnv(partial(make_single, id), id, seeds, num_envs, purpose, workers, device)
+        return GymVectorEnv(partial(make_single, id), id, seeds, num_envs, purpose, workers, device)
+    from envs.d4rl.batched import make_task
+
+    warp = {"deterministic": deterministic, "nconmax": nconmax, "njmax": njmax}
+    return make_batched(partial(make_task, id), chosen, seeds, num_envs, purpose, 1, spread, workers, device, **warp)
+
+
+def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto", **_: Any) -> str:
+    """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
+    return choose(backend, REFERENCE, info(id).task in MUJOCO, num_envs, device)
 
 
 def dataset(

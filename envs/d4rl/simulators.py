@@ -26,6 +26,8 @@ ADROIT_REACH = {
 """The way from the palm to what it has to take, in observations."""
 PEN_HEIGHT, PEN_DROPPED = 26, 0.075
 """Where in pen's observation its height is, and below what, in metres, it has dropped."""
+ANT_CONTACT_FORCES = 84
+"""Numbers of ant's observation that are zero in D4RL's files."""
 NOT_THE_SAME = {
     "antmaze": "gymnasium-robotics' AntMaze has its origin, goals and resets elsewhere",
     "maze2d": "gymnasium-robotics' PointMaze has its origin, goals and rewards elsewhere",
@@ -44,10 +46,10 @@ class _NoContactForces(gymnasium.ObservationWrapper, gymnasium.utils.RecordConst
     def __init__(self, env: gymnasium.Env) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         gymnasium.ObservationWrapper.__init__(self, env)
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (111,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (27 + ANT_CONTACT_FORCES,), np.float32)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        return np.pad(observation, (0, 84))
+        return np.pad(observation, (0, ANT_CONTACT_FORCES))
 
 
 class _AdroitAsInD4RL(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):

@@ -29,8 +29,12 @@ TASKS |= {"Pusher-v5": Pusher}
 assert set(TASKS) == set(IDS)
 
 
-def make_task(id: str, max_episode_steps: int | None = None, **given: Any) -> Task:
+def make_task(
+    id: str, max_episode_steps: int | None = None, of: Callable[..., Task] | None = None, **given: Any
+) -> Task:
     """The task of a Gymnasium id; `given` as Gymnasium's own constructor takes them.
+
+    `of` makes it instead of the task's own class.
 
     Raises `UserError` for an unknown id or setting.
     """
@@ -39,6 +43,6 @@ def make_task(id: str, max_episode_steps: int | None = None, **given: Any) -> Ta
     known = settings(id)
     if strange := [name for name in given if name not in known]:
         raise UserError(f"'{id}' has no setting '{strange[0]}'; it has {', '.join(known) or 'none'}")
-    task = TASKS[id](**(known | given))
+    task = (of or TASKS[id])(**(known | given))
     task.max_episode_steps = max_episode_steps or gymnasium.spec(id).max_episode_steps
     return task
