@@ -21,7 +21,7 @@ class BatchConfig:
 
     backend: str = "auto"
     """What steps the worlds: mujoco (batched, in C++ threads), warp (batched, on a GPU), one by one by the original
-    itself (dm_control, gymnasium: the same seed gives its trajectory), or auto: what is fastest for that many a seed."""
+    itself (dm_control, gymnasium: the same seed gives its trajectory), or auto: the fastest for that many a seed."""
     spread: bool = False
     """Cut the first episodes of batched worlds at different times, so that later ones do not all end at once."""
     deterministic: bool = False
