@@ -15,7 +15,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rlreg.config import check_optional, explain, register_schemas
+from rlreg.config import check_optional, explain
+from rlreg.registry import register
 from rlreg.runner import run
 from rlreg.training.base import Interrupted
 
@@ -45,10 +46,5 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        import agents
-        import envs.registry  # here, where a package that is missing is said in one line
-
-        register_schemas()
-        agents.register_schemas()
-        envs.registry.register_schemas()
+        register()  # here, where a package that is missing is said in one line
         main()

@@ -20,6 +20,7 @@ from rlreg.objectives import clipped_double_q, ensemble_td_loss, smoothed_action
 from rlreg.optim import Adam, gradients
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
+from rlreg.training.online import OnlineTraining
 
 Loss = Callable[[Params], tuple[Tensor, Any]]
 """Parameters to losses (S,) and whatever else is wanted of their computation, metrics above all."""
@@ -104,6 +105,7 @@ class TD3:
     """S independent TD3 learners."""
 
     Config = TD3Config
+    Training = OnlineTraining
 
     def __init__(
         self,

@@ -21,11 +21,9 @@ import hydra
 import torch
 from omegaconf import OmegaConf
 
-import agents
-import envs.registry
-from rlreg.config import register_schemas
+from rlreg.build import build_agent, build_task
+from rlreg.registry import register
 from rlreg.run_folder import RunFolder, provenance
-from rlreg.runner import build_agent, build_env
 from rlreg.training.online import OnlineTraining
 
 FIRST = 1200
@@ -64,11 +62,9 @@ def measure(agent_name: str, env_name: str, seeds: int, steps: int, device: str,
         folder = RunFolder(Path(work))
         folder.open(cfg)
         chosen = tuple(range(seeds))
-        agent = build_agent(cfg, chosen, device)
-        training = OnlineTraining(
-            agent, lambda worlds, purpose: build_env(cfg, chosen, worlds, purpose), settings.train, settings.eval,
-            folder, settings.compile,
-        )  # fmt: skip
+        task = build_task(cfg)
+        agent = build_agent(cfg, task, chosen, device)
+        training = OnlineTraining.of(agent, task, settings, folder)
         iterate = training._iterate
         started = 0.0
 
@@ -113,9 +109,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
-    register_schemas()
-    agents.register_schemas()
-    envs.registry.register_schemas()
+    register()
     spent = measure(args.agent, args.env, args.seeds, args.steps, args.device, args.threads)
     whole = spent.pop("everything")
     machine = provenance()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from envs.backends import choose, make_batched
 from rlreg.errors import UserError, unknown
 from rlreg.purpose import Purpose
+from rlreg.task import Task
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +115,7 @@ REFERENCE = "gymnasium"
 """The backend that is Gymnasium's own stepping."""
 
 
-def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto", **_: Any) -> str:
+def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto") -> str:
     """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
     from envs.mujoco_gym.settings import IDS  # here: worker processes, which import this module, load no torch
 
@@ -161,3 +162,41 @@ def _given(settings: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _world(id: str, seed: int, **kwargs: Any) -> gymnasium.Env:
     return make_single(id, seed, **kwargs)
+
+
+class GymTask(Task):
+    """A registered task of Gymnasium; see `envs.registry.GymConfig` for the settings."""
+
+    def __init__(
+        self,
+        id: str,
+        max_episode_steps: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        backend: str = "auto",
+        **worlds: Any,
+    ) -> None:
+        """`worlds`: the other settings of `make`, which only its worlds have."""
+        self.id, self.chosen, self.worlds = id, backend, worlds
+        self.settings = {"max_episode_steps": max_episode_steps, "settings": settings}
+
+    @classmethod
+    def names_code(cls, settings: dict[str, Any]) -> str | None:
+        """Gymnasium imports the module of an id such as 'my_module:MyEnv-v0'."""
+        return f"id={settings['id']}" if ":" in str(settings.get("id")) else None
+
+    def vector_env(
+        self, seeds: Sequence[int], num_envs: int, purpose: Purpose, device: torch.device | str = "cpu"
+    ) -> VectorEnv:
+        how = {"device": device, "backend": self.chosen, **self.worlds}
+        return make(self.id, seeds, num_envs, purpose, **how, **self.settings)
+
+    def single_env(self, seed: int | None = None, render_mode: str | None = None) -> gymnasium.Env:
+        return make_single(self.id, seed, render_mode, **self.settings)
+
+    def probe(self) -> VectorEnv:
+        env = make(self.id, (0,), **self.settings)  # by the backend that is quickest to be made
+        env.close()
+        return env
+
+    def backend(self, num_envs: int, device: torch.device | str) -> str:
+        return choose_backend(self.id, num_envs, device, self.chosen)

@@ -40,7 +40,7 @@ class DMCConfig(BatchConfig):
     """A task of the DeepMind Control Suite."""
 
     task: str
-    _target_: str = "envs.dmc.make"
+    _target_: str = "envs.dmc.DMControlTask"
     name: str = "dmc/${.task}"
     """What run folders and tables call the environment."""
     action_repeat: int = 1
@@ -59,7 +59,7 @@ class GymConfig(BatchConfig):
 
     id: str
     """Any registered task with continuous actions, also one that is no choice of `env=` itself."""
-    _target_: str = "envs.gym.make"
+    _target_: str = "envs.gym.GymTask"
     name: str = "gym/${.id}"
     """What run folders and tables call the environment."""
     max_episode_steps: int | None = None
@@ -85,7 +85,7 @@ class D4RLConfig(BatchConfig):
 
     id: str
     """D4RL's name; it decides on the task and on the reference scores."""
-    _target_: str = "envs.d4rl.make"
+    _target_: str = "envs.d4rl.D4RLTask"
     name: str = ""
     """What run folders and tables call the environment."""
     path: str | None = None
@@ -101,7 +101,7 @@ class D4RLConfig(BatchConfig):
 class CaveConfig:
     """CaveEscape: levels to train on, and levels to measure transfer on."""
 
-    _target_: str = "envs.cave.space.make"
+    _target_: str = "envs.cave.space.CaveTask"
     name: str = "cave_escape"
     """What run folders and tables call the environment."""
     dataset: str = "cave_escape_512_4ts_varp"

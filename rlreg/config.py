@@ -18,8 +18,7 @@ from rlreg.errors import UserError, require, unknown
 from rlreg.old_names import renamed
 
 _HIDDEN = "_schema"  # how base configurations end, of no use by themselves
-_CONFIGS = Path(__file__).parent.parent / "configs"
-MODES = ("train", "evaluate", "collect", "export", "table", "levels")
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 @dataclass
@@ -238,6 +237,9 @@ class Config:
     """Where run folders are made by default."""
     checkpoint: int | None = None
     """For evaluate, export and collect: the step whose checkpoint to use; the newest where empty."""
+    trust: bool = False
+    """Follow a run folder that names code of its own: classes that are not rlreg's, env.id=module:Id. Such a folder can
+    do whatever it wants with this machine: trust your own, and those of people you know."""
     agent: Any = MISSING
     regularizer: Any = MISSING
     env: Any = MISSING
@@ -253,8 +255,6 @@ class Config:
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise unknown("mode", str(self.mode), MODES)
         require(self.threads >= 0, "threads", self.threads, "a whole number >= 0")
         stride = self.train.updates_per_call
         valid = f"a multiple of train.updates_per_call={stride}"
@@ -268,7 +268,7 @@ def register_schemas() -> None:
 
 def check_optional(group: str, overrides: Sequence[str]) -> None:
     """Raise `UserError` for an override that chooses what a group does not have: of optional ones Hydra ignores it."""
-    valid = [path.stem for path in (_CONFIGS / group).glob("*.yaml")]
+    valid = [path.stem for path in (CONFIGS / group).glob("*.yaml")]
     for override in overrides:
         key, _, value = override.partition("=")
         if key == group and value not in valid:
@@ -295,7 +295,7 @@ def explain(error: BaseException) -> str | None:
         kind, _, name = str(error.missing_cfg_file).partition("/")
         if name.startswith("published/") and name.count("/") >= 2:
             _, agent, env = name.split("/", 2)
-            folder = _CONFIGS / kind / "published" / agent
+            folder = CONFIGS / kind / "published" / agent
             there = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
             return f"no published setting of {agent} for env={env} (there are: {', '.join(there)}); give agent={agent}"
         return str(unknown(kind, name, [o for o in error.options or () if not o.endswith(_HIDDEN)] + _families(kind)))
@@ -314,7 +314,7 @@ def _families(group: str) -> list[str]:
     """The choices of a group's families: tasks in Hydra's ConfigStore, such as dmc/*, and files, such as sb3/*."""
     tree = ConfigStore.instance().repo.get(group, {})
     stored = {family: node for family, node in tree.items() if isinstance(node, dict)}
-    files = [f"{path.parent.name}/{path.stem}" for path in (_CONFIGS / group).glob("*/*.yaml")]
+    files = [f"{path.parent.name}/{path.stem}" for path in (CONFIGS / group).glob("*/*.yaml")]
     return [f"{family}/{name.removesuffix('.yaml')}" for family, node in stored.items() for name in node] + files
 
 

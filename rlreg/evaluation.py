@@ -11,19 +11,10 @@ from torch import Tensor
 from rlreg.buffers import Batch
 from rlreg.networks import Params
 from rlreg.regularizers import BEER, CriticFeatures
+from rlreg.task import VectorEnv
 
 REPRESENTATION = ("rank", "srank", "cosine", "bound", "above_bound")
 """What `representation` measures."""
-
-
-class EvaluationWorlds(Protocol):
-    """The part of `envs.base.VectorEnv` that evaluation needs."""
-
-    num_envs: int
-    max_episode_steps: int
-
-    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]: ...
-    def load_state_dict(self, state: dict) -> Tensor: ...
 
 
 class ValueAgent(Protocol):
@@ -37,7 +28,7 @@ class ValueAgent(Protocol):
 
 
 @torch.no_grad()
-def evaluate(agent: ValueAgent, env: EvaluationWorlds, start: dict, discount: float) -> dict[str, Tensor]:
+def evaluate(agent: ValueAgent, env: VectorEnv, start: dict, discount: float) -> dict[str, Tensor]:
     """One episode in each world from the states in `start`; all results (S,), float32.
 
     `q_error` and `q_bias` are the mean of |Q(s, a) - G| and of Q(s, a) - G over the visited (s, a), G the

@@ -10,7 +10,13 @@ from typing import Any
 
 KEYS = {"num_worlds": "num_envs", "frozen": "diverged"}
 """The last part of a setting's dotted key, or a figure's name in summary.json: then and now."""
-TARGETS = {"agents.sb3.SB3": "agents.sb3_baselines.SB3"}
+TARGETS = {
+    "agents.sb3.SB3": "agents.sb3_baselines.SB3",
+    "envs.dmc.make": "envs.dmc.DMControlTask",
+    "envs.gym.make": "envs.gym.GymTask",
+    "envs.d4rl.make": "envs.d4rl.D4RLTask",
+    "envs.cave.space.make": "envs.cave.space.CaveTask",
+}
 """A `_target_`: then and now."""
 BACKENDS = {"envs.dmc.make": "dm_control", "envs.gym.make": "gymnasium", "envs.d4rl.make": "gymnasium"}
 """What stepped the worlds of each `_target_` when there was no `backend` to choose."""
@@ -27,7 +33,7 @@ def with_new_names(settings: Any) -> Any:
         KEYS.get(key, key): TARGETS.get(value, value) if key == "_target_" else with_new_names(value)
         for key, value in settings.items()
     }
-    if (target := named.get("_target_")) in BACKENDS:
+    if (target := settings.get("_target_")) in BACKENDS:
         named.setdefault("backend", BACKENDS[target])
     return named
 

@@ -21,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from rlreg.checkpoint import write_atomic
 from rlreg.errors import UserError
 from rlreg.old_names import with_new_names, with_old_names
+from rlreg.registry import checked
 
 # What may change between the two parts of a resumed run without changing what it computes.
 _NOT_IDENTITY = {
-    *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads"),
+    *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads", "trust"),
     *("collect", "mixture", "out", "levels"),
     *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_replay")),
     *("train.updates_per_call", "train.max_bad_share", "env.workers"),
@@ -55,12 +56,19 @@ class RunFolder:
             return cls(Path(cfg.run_dir))
         return cls(Path(cfg.runs_root) / cfg.env.name / _agent_name(cfg) / _fingerprint(cfg))
 
+    @classmethod
+    def given(cls, cfg: DictConfig) -> RunFolder:
+        """The folder of a run that a mode works on, `run_dir`. Raises `UserError` without one."""
+        if not cfg.run_dir:
+            raise UserError(f"mode={cfg.mode} needs run_dir=<the folder of a run>")
+        return cls.of(cfg)
+
     def open(self, cfg: DictConfig) -> None:
         """Write the configuration, or check that the run in the folder has the same. Raises `UserError`."""
         if not self.config.exists():
             write_atomic(self.config, OmegaConf.to_yaml(cfg, resolve=True))
             return
-        there, here = _identity(self.load_config()), _identity(cfg)
+        there, here = _identity(self.read_config()), _identity(cfg)
         if there != here:
             key = next(k for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k))
             raise UserError(
@@ -71,10 +79,17 @@ class RunFolder:
     def adopt(self, cfg: DictConfig) -> None:
         """Let `env.backend=auto` be what the run in the folder has: of an earlier version's, what it had then."""
         if self.config.exists() and cfg.env.get("backend") == "auto":
-            cfg.env.backend = self.load_config().env.get("backend", "auto")
+            cfg.env.backend = self.read_config().env.get("backend", "auto")
 
-    def load_config(self) -> DictConfig:
-        """The configuration of the run in this folder. Raises `UserError` where there is none to be read."""
+    def load_config(self, trust: bool = False) -> DictConfig:
+        """The configuration of the run in this folder, to build from: what it names is only what the package knows.
+
+        `trust` is the user's own word that the folder may name more; see `rlreg.registry.checked`. Raises `UserError`.
+        """
+        return checked(self.read_config(), self.config, trust)
+
+    def read_config(self) -> DictConfig:
+        """What `config.yaml` says, to compare or to show, not to build from. Raises `UserError` without one."""
         if not self.config.exists():
             raise UserError(f"run_dir={self.path}: no run there (no config.yaml); give the folder of a run")
         try:

@@ -19,11 +19,11 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from rlreg.build import build_task, check_device, load_agent
 from rlreg.config import TrainConfig, seed_list
 from rlreg.errors import UserError
 from rlreg.networks import Actor
 from rlreg.run_folder import RunFolder
-from rlreg.runner import build_single, check_device, load_agent
 
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
 TD3_PARTS = {*NETWORKS, "actor_optimizer", "critic_optimizer"}
@@ -38,6 +38,7 @@ def load(
     checkpoint: int | None = None,
     device: str = "cpu",
     render_mode: str | None = None,
+    trust: bool = False,
 ) -> BaseAlgorithm:
     """One seed of a run as a Stable-Baselines3 model, attached to a fresh environment of the run's task.
 
@@ -50,30 +51,32 @@ def load(
     (the run's `train.warmup_steps`; set it to choose), while `learn(n, reset_num_timesteps=False)` goes on
     counting from the run's own steps: it acts with the policy and learns from the first transition on.
 
+    The folder's configuration may only name what rlreg has; `trust=True` follows one that names code of its own.
+
     Raises `UserError` for a folder without a run or checkpoint, a seed that the run does not hold, and an
     agent that has no counterpart in SB3.
     """
     check_device(device)
     folder = RunFolder(Path(run_dir))
-    cfg = folder.load_config()
+    cfg = folder.load_config(trust)
     seeds = seed_list(cfg.seeds)
     if seed not in seeds:
         raise UserError(f"seed={seed}: run_dir={folder.path} holds {', '.join(map(str, seeds))}")
-    agent, step = load_agent(folder, device, checkpoint)
+    agent, step = load_agent(folder, device, checkpoint, trust)
     convert = _conversion(agent, cfg.agent.name)
     train = TrainConfig(**{**cfg.train, "num_envs": 1})
-    model = convert(seeds.index(seed), build_single(cfg, seed, render_mode), train)
+    model = convert(seeds.index(seed), build_task(cfg).single_env(seed, render_mode), train)
     model.num_timesteps = step
     return model
 
 
-def export_zip(run_dir: str | Path, seed: int, checkpoint: int | None = None) -> Path:
+def export_zip(run_dir: str | Path, seed: int, checkpoint: int | None = None, trust: bool = False) -> Path:
     """Write `load`'s model as SB3's own zip, `<run_dir>/sb3/seed-<k>.zip`, and return its path.
 
     It opens with `stable_baselines3.TD3.load` or `DDPG.load` where this package is not installed. Its spaces
     are those of our single environments: flat float32 observations, actions in [-1, 1]. Raises `UserError`.
     """
-    model = load(run_dir, seed, checkpoint)
+    model = load(run_dir, seed, checkpoint, trust=trust)
     path = Path(run_dir) / "sb3" / f"seed-{seed}.zip"
     beside = path.with_name(f".writing-{path.name}")
     try:

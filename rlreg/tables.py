@@ -24,12 +24,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlreg.build import build_task, locate
 from rlreg.checkpoint import write_atomic
 from rlreg.config import Config, TableConfig, explain, seed_list
 from rlreg.errors import UserError
 from rlreg.launch import Job
+from rlreg.modes.train import check_data
 from rlreg.run_folder import RunFolder
-from rlreg.runner import check_data, fetch_data, locate
 from rlreg.stats import Interval, iqm_interval, mean_interval, task_mean_interval
 
 
@@ -165,7 +166,7 @@ def _fetch_data(table: TableConfig, cells: Sequence[Cell]) -> None:
     """What the runs learn from, if from files, brought here once: each run by itself would get in the others' way."""
     for cell in cells:
         try:
-            fetch_data(cell.cfg)
+            build_task(cell.cfg).fetch()
         except UserError as error:
             raise UserError(f"table {table.name}, {cell.row} {cell.column}: {error}") from None
 

@@ -21,10 +21,10 @@ from envs.d4rl.load import load_dataset, load_recording
 from envs.d4rl.mixture import draw
 from envs.d4rl.transitions import Episodes, episodes, qlearning_transitions
 from envs.gym import make_single
+from rlreg.build import load_agent
 from rlreg.checkpoint import Checkpoints
 from rlreg.config import CollectConfig
 from rlreg.run_folder import RunFolder
-from rlreg.runner import load_agent
 
 RUN = [*TINY, "agent=td3", "env=gym/Hopper-v4", "seeds=[3,7]", "train.num_envs=2", "train.keep_replay=true",
        "train.keep_checkpoints=9"]  # fmt: skip

@@ -16,15 +16,14 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
-import agents
 import envs.d4rl
-import envs.registry
 from envs.d4rl import names
 from envs.d4rl.load import load_dataset
-from rlreg.config import explain, register_schemas
+from rlreg.build import build_task
+from rlreg.config import explain
 from rlreg.errors import UserError
 from rlreg.purpose import Purpose
-from rlreg.runner import build_env, build_single
+from rlreg.registry import register
 
 NAME = "hopper-medium-v2"
 
@@ -341,7 +340,7 @@ def test_without_minari_one_line_says_so(monkeypatch):
 @pytest.mark.parametrize("task", ["hopper", "halfcheetah", "walker2d", "ant"])
 def test_the_environment_fits_the_dataset(task):
     name = f"{task}-medium-v2"
-    env = envs.d4rl.make(name, seeds=(0, 1), num_envs=2, path="unused.hdf5")
+    env = envs.d4rl.make(name, seeds=(0, 1), num_envs=2)
     assert (env.obs_dim, env.action_dim) == names.SIZES[task] and env.max_episode_steps == 1000
     obs = env.reset()
     assert env.step(torch.zeros(2, 2, env.action_dim)).obs.shape == obs.shape == (2, 2, env.obs_dim)
@@ -428,13 +427,12 @@ def test_the_dataset_of_a_configuration(tmp_path):
 
 
 def test_datasets_are_choices_of_env():
-    for register in (register_schemas, agents.register_schemas, envs.registry.register_schemas):
-        register()
+    register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose("config", ["agent=td3", f"env=d4rl/{NAME}", "env.path=mine.hdf5"])
         assert cfg.env.id == NAME and cfg.env.path == "mine.hdf5" and cfg.env.name == f"d4rl/{NAME}"
-        env = build_env(cfg, seeds=(0,), num_envs=1, purpose=Purpose.EVALUATE)
-        single = build_single(cfg, seed=0)
+        env = build_task(cfg).vector_env((0,), 1, Purpose.EVALUATE)
+        single = build_task(cfg).single_env(seed=0)
         assert env.obs_dim == single.observation_space.shape[0] == 11
         with pytest.raises(MissingConfigException) as typo:
             compose("config", ["agent=td3", "env=d4rl/hoper-medium-v2"])

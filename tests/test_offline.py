@@ -19,9 +19,9 @@ from test_runner import kill_after, main
 import envs.d4rl
 from envs.d4rl.load import load_dataset
 from rlreg.buffers import Batch, DatasetBuffer
+from rlreg.build import load_agent
 from rlreg.checkpoint import Checkpoints
 from rlreg.run_folder import RunFolder
-from rlreg.runner import load_agent
 
 TINY = [
     f"env=d4rl/{NAME}",
@@ -239,7 +239,7 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(monkeypatch, capsys, tmp_pat
 
 
 def test_data_of_other_sizes_than_the_environment_are_refused(monkeypatch, capsys, tmp_path, file):
-    monkeypatch.setattr(envs.d4rl, "dataset", lambda id, path, **_: load_dataset(None, path))  # does not look at `id`
+    monkeypatch.setattr(envs.d4rl, "dataset", lambda id, path, *_: load_dataset(None, path))  # does not look at `id`
     settings = [*TINY[1:], "env=d4rl/halfcheetah-medium-v2", f"env.path={file}", f"run_dir={tmp_path}/run"]
     assert main(monkeypatch, *settings, "agent=bc") == 2
     expected = f"error: dataset {file}: observations of 11 numbers, but those of env=d4rl/halfcheetah-medium-v2 have 17"

@@ -1,5 +1,9 @@
 """Run folders and commands of earlier versions: their names are understood, or told what they are called now."""
 
+import re
+from pathlib import Path
+
+from conftest import ROOT
 from omegaconf import OmegaConf
 
 from rlreg.old_names import renamed, with_new_names, with_old_names
@@ -9,7 +13,7 @@ from rlreg.run_folder import RunFolder, flat_settings
 def test_an_old_configuration_is_read_by_today_s_names_and_keeps_its_folder(tmp_path):
     old = {"train": {"num_worlds": 3}, "agent": {"_target_": "agents.sb3.SB3", "name": "sb3_td3"}}
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(old)))
-    read = OmegaConf.to_container(RunFolder(tmp_path).load_config())
+    read = OmegaConf.to_container(RunFolder(tmp_path).read_config())
     assert read == {"train": {"num_envs": 3}, "agent": {"_target_": "agents.sb3_baselines.SB3", "name": "sb3_td3"}}
     assert with_new_names(read) == read and with_old_names(flat_settings(read)) == flat_settings(old)
 
@@ -26,8 +30,8 @@ def test_an_old_key_is_told_its_new_name():
 
 def test_an_old_run_goes_on_with_the_worlds_it_had_and_keeps_its_folder(tmp_path):
     """Before there was a choice dm_control stepped them; `auto` finds the same folder and takes what it finds there."""
-    new = {"_target_": "envs.dmc.make", "name": "dmc/cheetah-run", "backend": "auto", "spread": False}
-    old = {k: v for k, v in new.items() if k not in ("backend", "spread")}
+    new = {"_target_": "envs.dmc.DMControlTask", "name": "dmc/cheetah-run", "backend": "auto", "spread": False}
+    old = {"_target_": "envs.dmc.make", "name": "dmc/cheetah-run"}
     assert with_old_names(flat_settings({"env": new})) == flat_settings({"env": old})
     assert with_old_names(flat_settings({"env": new | {"backend": "mujoco"}})) != flat_settings({"env": old})
     folder, cfg = RunFolder(tmp_path), OmegaConf.create({"env": new})
@@ -36,3 +40,18 @@ def test_an_old_run_goes_on_with_the_worlds_it_had_and_keeps_its_folder(tmp_path
     folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create({"env": old})))
     folder.adopt(cfg)
     assert cfg.env.backend == "dm_control"
+
+
+def test_kept_results_lie_in_the_folders_that_their_settings_name():
+    """Whatever was renamed since: a figure that was paid for is found, and not made again."""
+    kept = [path.parent for path in ROOT.glob("results/**/config.yaml")]
+    kept = [folder for folder in kept if re.fullmatch("[0-9a-f]{10}", folder.name)]
+    assert len(kept) > 100
+    for folder in kept:
+        cfg = RunFolder(folder).read_config()
+        cfg.run_dir, cfg.runs_root = None, "runs"
+        if "backend" in cfg.env:
+            cfg.env.backend = "auto"  # as the command that made it had it, when there was no choice
+        assert RunFolder.of(cfg).path.parts[-len(Path(cfg.env.name).parts) - 2 :] == (
+            *Path(cfg.env.name).parts, folder.parent.name, folder.name,
+        )  # fmt: skip

@@ -31,13 +31,14 @@ from agents.td3 import TD3, TD3Config
 from envs.base import world_seed
 from envs.gym import make, make_single
 from rlreg.buffers import Batch
+from rlreg.build import load_agent
 from rlreg.checkpoint import Checkpoints
 from rlreg.config import TrainConfig, register_schemas
 from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 from rlreg.regularizers import BEER, Regularizer
 from rlreg.run_folder import RunFolder
-from rlreg.runner import load_agent, run
+from rlreg.runner import run
 from rlreg.training.sb3_baselines import SB3Training
 
 register_schemas()

@@ -16,12 +16,10 @@ import pytest
 from conftest import ROOT
 from hydra.core.hydra_config import HydraConfig
 
-import agents
-import envs.registry
 from envs.d4rl.names import Info
 from rlreg import tables
-from rlreg.config import register_schemas
 from rlreg.errors import UserError
+from rlreg.registry import register
 from rlreg.tables import Cell, compose_cells, run_table
 
 TABLE = [
@@ -64,9 +62,7 @@ def composing(*overrides: str) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def as_run_py(monkeypatch) -> None:
-    register_schemas()
-    agents.register_schemas()
-    envs.registry.register_schemas()
+    register()
     monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py")])
 
 

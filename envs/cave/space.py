@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +14,8 @@ from envs.cave.level_sets import SPLITS, LevelSet, level_set
 from envs.cave.rendering import sheet
 from envs.cave.worlds import NUM_ACTIONS, CaveWorlds
 from rlreg.errors import require
-from rlreg.purpose import Purpose
 from rlreg.rng import Rng
-
-LEVELS = True
-"""Tells the runner that `make` gives levels, not worlds."""
+from rlreg.task import Loop, Task
 
 
 class CaveEscape:
@@ -74,9 +70,6 @@ class CaveEscape:
         """Levels (n, G, G) as one picture."""
         return sheet(levels)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     @staticmethod
     def _set(name: str, layouts: str | None) -> LevelSet:
         """`<set>`, `<set>:train` or `<set>:test` (by default test), or a file."""
@@ -88,13 +81,31 @@ class CaveEscape:
         return torch.from_numpy(levels.levels).to(self.device)
 
 
-def make(
-    dataset: str,
-    seeds: Sequence[int],
-    num_envs: int = 1,
-    purpose: Purpose = Purpose.TRAIN,
-    device: torch.device | str = "cpu",
-    **settings: Any,
-) -> CaveEscape:
-    """What the runner calls. The levels are the same for all seeds and purposes; who plays asks for worlds."""
-    return CaveEscape(dataset, device=device, **settings)
+class CaveTask(Task):
+    """CaveEscape's levels; see `envs.registry.CaveConfig` for the settings, which are those of `CaveEscape`."""
+
+    loop = Loop.CURRICULUM
+
+    def __init__(
+        self,
+        dataset: str,
+        count: int | None = None,
+        evaluate_on: Sequence[str] = (),
+        evaluate_count: int | None = None,
+        layouts: str | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
+        self._settings = {
+            "dataset": dataset,
+            "count": count,
+            "evaluate_on": evaluate_on,
+            "evaluate_count": evaluate_count,
+            "layouts": layouts,
+            "max_episode_steps": max_episode_steps,
+        }
+
+    def probe(self) -> CaveEscape:
+        return self.level_space()
+
+    def level_space(self, device: torch.device | str = "cpu") -> CaveEscape:
+        return CaveEscape(**self._settings, device=device)

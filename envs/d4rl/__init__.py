@@ -16,18 +16,21 @@ from envs.d4rl.names import MINARI, dataset_names, info, normalised_score
 from envs.d4rl.simulators import MUJOCO, make_single
 from envs.gym import REFERENCE
 from rlreg.purpose import Purpose
+from rlreg.task import Loop, Task
 
 if TYPE_CHECKING:
+    import gymnasium
     import torch
 
     from envs.base import VectorEnv
     from envs.d4rl.load import OfflineDataset
+    from rlreg.buffers import DatasetBuffer
 
 __all__ = [
+    "D4RLTask",
     "choose_backend",
     "dataset",
     "dataset_names",
-    "fetch",
     "info",
     "make",
     "make_single",
@@ -41,9 +44,6 @@ def make(
     seeds: Sequence[int],
     num_envs: int = 1,
     purpose: Purpose = Purpose.EVALUATE,
-    path: str | None = None,
-    mirror: str | None = None,
-    stored_next_observations: bool = False,
     workers: int | str = 0,
     device: str | torch.device = "cpu",
     backend: str = "auto",
@@ -52,10 +52,9 @@ def make(
     nconmax: int | None = None,
     njmax: int | None = None,
 ) -> VectorEnv:
-    """S x N worlds to evaluate on; see `make_single` for how they differ from D4RL's. Raises `UserError`.
+    """S x N worlds to evaluate on; see `make_single` for how they differ from D4RL's, `envs.gym.make` for the settings.
 
-    `path`, `mirror` and `stored_next_observations` are `dataset`'s options, which describe one configuration together
-    with this; the data are not read here. The others are those of `envs.gym.make`.
+    Raises `UserError`.
     """
     chosen = choose_backend(id, num_envs, device, backend)
     if chosen == REFERENCE:
@@ -68,7 +67,7 @@ def make(
     return make_batched(partial(make_task, id), chosen, seeds, num_envs, purpose, 1, spread, workers, device, **warp)
 
 
-def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto", **_: Any) -> str:
+def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto") -> str:
     """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
     return choose(backend, REFERENCE, info(id).task in MUJOCO, num_envs, device)
 
@@ -82,18 +81,7 @@ def dataset(
     return load_dataset(id, path, mirror, stored_next_observations)
 
 
-def fetch(
-    id: str, path: str | None = None, mirror: str | None = None, stored_next_observations: bool = False
-) -> None:
-    """Have the file of `dataset` here, without reading it. Raises `UserError` where it cannot be had."""
-    from envs.d4rl.load import fetch_dataset
-
-    fetch_dataset(id, path, mirror)
-
-
-def scorer(
-    id: str, path: str | None = None, mirror: str | None = None, stored_next_observations: bool = False
-) -> Callable | None:
+def scorer(id: str, path: str | None = None) -> Callable | None:
     """What turns returns into normalised scores, `Info.score`.
 
     None where D4RL has no references for `id`, and for Minari's data, which differ from D4RL's.
@@ -101,3 +89,58 @@ def scorer(
     wanted = info(id)
     minari = path is not None and path.startswith(MINARI)
     return None if minari or wanted.ref_min is None or wanted.ref_max is None else wanted.score
+
+
+class D4RLTask(Task):
+    """A dataset and its task to evaluate in; see `envs.registry.D4RLConfig` for the settings."""
+
+    loop = Loop.OFFLINE
+
+    def __init__(
+        self,
+        id: str,
+        path: str | None = None,
+        mirror: str | None = None,
+        stored_next_observations: bool = False,
+        backend: str = "auto",
+        **worlds: Any,
+    ) -> None:
+        """`worlds`: the other settings of `make`, which only its worlds have."""
+        self.id, self.path, self.mirror, self.chosen, self.worlds = id, path, mirror, backend, worlds
+        self.stored_next_observations = stored_next_observations
+
+    @classmethod
+    def names_code(cls, settings: dict[str, Any]) -> str | None:
+        """The d4rl package's Gym imports the module of a name such as 'd4rl:my_module:my-env-v0'."""
+        path = settings.get("path")
+        return f"path={path}" if str(path).startswith("d4rl:") and str(path).count(":") > 1 else None
+
+    def vector_env(
+        self, seeds: Sequence[int], num_envs: int, purpose: Purpose, device: torch.device | str = "cpu"
+    ) -> VectorEnv:
+        return make(self.id, seeds, num_envs, purpose, device=device, backend=self.chosen, **self.worlds)
+
+    def probe(self) -> VectorEnv:
+        env = make(self.id, (0,))  # by the backend that is quickest to be made
+        env.close()
+        return env
+
+    def backend(self, num_envs: int, device: torch.device | str) -> str:
+        return choose_backend(self.id, num_envs, device, self.chosen)
+
+    def single_env(self, seed: int | None = None, render_mode: str | None = None) -> gymnasium.Env:
+        return make_single(self.id, seed, render_mode)
+
+    def dataset(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> DatasetBuffer:
+        from rlreg.buffers import Batch, DatasetBuffer
+
+        found = dataset(self.id, self.path, self.mirror, self.stored_next_observations)
+        return DatasetBuffer(seeds, Batch(*found.transitions), device, found.source, found.episodes.returns)
+
+    def fetch(self) -> None:
+        from envs.d4rl.load import fetch_dataset
+
+        fetch_dataset(self.id, self.path, self.mirror)
+
+    def score(self) -> Callable | None:
+        return scorer(self.id, self.path)

@@ -39,13 +39,14 @@ from tqdm import tqdm
 from envs.base import world_seed
 from envs.d4rl.mixture import mix
 from envs.d4rl.writing import Rows, joined, target, write_hdf5
+from rlreg.build import build_task, load_agent
 from rlreg.checkpoint import Checkpoints, ReplayLog
 from rlreg.config import CollectConfig, Config, seed_list
 from rlreg.errors import UserError, unknown
+from rlreg.modes import train
 from rlreg.purpose import Purpose
 from rlreg.rng import Block, Rng
 from rlreg.run_folder import RunFolder, provenance
-from rlreg.runner import build_single, load_agent, train
 
 KINDS = ("random", "medium", "expert", "medium-expert", "medium-replay", "full-replay")
 PURPOSE = {
@@ -106,7 +107,7 @@ def _returns(rows: Rows) -> NDArray[np.float64]:
 def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, Any]]:
     """The rows of a kind, and what the file says of how they came about."""
     if wanted.kind == "random":
-        run_cfg = RunFolder.of(cfg).load_config() if cfg.run_dir else cfg
+        run_cfg = RunFolder.of(cfg).load_config(cfg.trust) if cfg.run_dir else cfg
         seed = _seed(wanted, run_cfg)
         return _random(run_cfg, seed, wanted), _about(run_cfg, wanted, seed) | {"agent": "random"}
 
@@ -116,7 +117,7 @@ def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, A
     if not cfg.run_dir:
         _seed(wanted, cfg)  # before a run of hours
     folder = _run(cfg)
-    run_cfg = folder.load_config()
+    run_cfg = folder.load_config(cfg.trust)
     seed = _seed(wanted, run_cfg)
     about = _about(run_cfg, wanted, seed) | {"run_commit": _commit_of(folder)}
     if wanted.kind == "full-replay":
@@ -140,7 +141,7 @@ def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, A
         print(f"{kind}: the policy of step {step}, evaluated return {found:.1f}", flush=True)
     if wanted.kind == "medium-replay":
         return _replay(folder, run_cfg, seed, steps["medium"]), about
-    parts = [_by_policy(folder, run_cfg, seed, kind, step, wanted, cfg.device) for kind, step in steps.items()]
+    parts = [_by_policy(folder, run_cfg, seed, kind, step, wanted, cfg) for kind, step in steps.items()]
     return joined(parts), about
 
 
@@ -150,7 +151,7 @@ def _run(cfg: DictConfig) -> RunFolder:
         return RunFolder.of(cfg)
     kept = {"keep_checkpoints": KEEP_ALL, "keep_replay": True, "checkpoint_every": cfg.eval.every}
     own = OmegaConf.merge(cfg, {"mode": "train", "train": kept})
-    train(own)
+    train.run(own)
     return RunFolder.of(own)
 
 
@@ -232,9 +233,9 @@ def _random(run_cfg: DictConfig, seed: int, wanted: CollectConfig) -> Rows:
 
 
 def _by_policy(
-    folder: RunFolder, run_cfg: DictConfig, seed: int, kind: str, step: int, wanted: CollectConfig, device: str
+    folder: RunFolder, run_cfg: DictConfig, seed: int, kind: str, step: int, wanted: CollectConfig, cfg: DictConfig
 ) -> Rows:
-    agent, _ = load_agent(folder, device, step)
+    agent, _ = load_agent(folder, cfg.device, step, cfg.trust)
     envs = _worlds(run_cfg, seed, kind, wanted)
     i, num_seeds = agent.seeds.index(seed), len(agent.seeds)
     noise = Block(Rng([seed]), "normal", f"collect/{kind}", (len(envs), agent.action_dim))
@@ -251,7 +252,8 @@ def _by_policy(
 
 def _worlds(run_cfg: DictConfig, seed: int, kind: str, wanted: CollectConfig) -> list[gymnasium.Env]:
     count = min(wanted.worlds, wanted.steps)
-    return [build_single(run_cfg, world_seed(seed, n, PURPOSE[kind])) for n in range(count)]
+    task = build_task(run_cfg)
+    return [task.single_env(world_seed(seed, n, PURPOSE[kind])) for n in range(count)]
 
 
 def roll_out(act: Act, envs: Sequence[gymnasium.Env], steps: int) -> Rows:
@@ -335,7 +337,7 @@ def _replay(folder: RunFolder, run_cfg: DictConfig, seed: int, step: int) -> Row
 
 
 def _sizes(run_cfg: DictConfig) -> tuple[int, int]:
-    env = build_single(run_cfg, 0)
+    env = build_task(run_cfg).single_env(0)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     env.close()
     return sizes

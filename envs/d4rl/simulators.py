@@ -73,15 +73,8 @@ class _AdroitAsInD4RL(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         return obs, reward, terminated, truncated, info
 
 
-def make_single(
-    id: str,
-    seed: int | None = None,
-    render_mode: str | None = None,
-    path: str | None = None,
-    mirror: str | None = None,
-    stored_next_observations: bool = False,
-) -> gymnasium.Env:
-    """The task of the D4RL dataset `id`; the last three options say where its data are, and are not needed here.
+def make_single(id: str, seed: int | None = None, render_mode: str | None = None) -> gymnasium.Env:
+    """The task of the D4RL dataset `id`.
 
     Gym-MuJoCo: Gymnasium's v4. D4RL's published scores come from Gym's v2. v4 kept v2's models, observations,
     rewards and terminations, but v2 ran mujoco-py on MuJoCo 1.50 to 2.1, v4 the current MuJoCo, whose contacts and

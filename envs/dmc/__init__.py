@@ -1,4 +1,4 @@
-"""The DeepMind Control Suite: every task by the name 'domain-task'.
+"""The DeepMind Control Suite: every task by the name 'domain-task'. `DMControlTask` is what a configuration names.
 
 `dm_control_env` steps a task with dm_control itself, the reference; `suite` has the tasks in batched tensor operations.
 """
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from envs.dmc.dm_control_env import DMControlEnv, check, task_names
 from rlreg.purpose import Purpose
+from rlreg.task import Task
 
 if TYPE_CHECKING:
     import torch
 
     from envs.base import VectorEnv
 
-__all__ = ["DMControlEnv", "choose_backend", "make", "make_single", "task_names"]
+__all__ = ["DMControlEnv", "DMControlTask", "choose_backend", "make", "make_single", "task_names"]
 
 make_single = DMControlEnv
 """One task as a `gymnasium.Env`, for video and for other libraries."""
@@ -27,7 +28,7 @@ REFERENCE = "dm_control"
 """The backend that is dm_control's own stepping: the same seed gives the same trajectory as `suite.load`."""
 
 
-def choose_backend(task: str, num_envs: int, device: str | torch.device, backend: str = "auto", **_: Any) -> str:
+def choose_backend(task: str, num_envs: int, device: str | torch.device, backend: str = "auto") -> str:
     """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
     from envs.backends import choose
     from envs.dmc.suite import TASKS
@@ -66,3 +67,28 @@ def make(
 
     warp = {"deterministic": deterministic, "nconmax": nconmax, "njmax": njmax}
     return make_batched(TASKS[task], chosen, seeds, num_envs, purpose, action_repeat, spread, workers, device, **warp)
+
+
+class DMControlTask(Task):
+    """A task of the suite; see `envs.registry.DMCConfig` for the settings."""
+
+    def __init__(self, task: str, action_repeat: int = 1, backend: str = "auto", **worlds: Any) -> None:
+        """`worlds`: the other settings of `make`, which only its worlds have."""
+        self.task, self.action_repeat, self.chosen, self.worlds = task, action_repeat, backend, worlds
+
+    def vector_env(
+        self, seeds: Sequence[int], num_envs: int, purpose: Purpose, device: torch.device | str = "cpu"
+    ) -> VectorEnv:
+        settings = {"action_repeat": self.action_repeat, "backend": self.chosen, "device": device, **self.worlds}
+        return make(self.task, seeds, num_envs, purpose, **settings)
+
+    def single_env(self, seed: int | None = None, render_mode: str | None = None) -> DMControlEnv:
+        return make_single(self.task, seed, self.action_repeat, render_mode)
+
+    def probe(self) -> VectorEnv:
+        env = make(self.task, (0,), action_repeat=self.action_repeat)  # by the backend that is quickest to be made
+        env.close()
+        return env
+
+    def backend(self, num_envs: int, device: torch.device | str) -> str:
+        return choose_backend(self.task, num_envs, device, self.chosen)

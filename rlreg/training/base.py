@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from omegaconf import OmegaConf
@@ -18,12 +18,13 @@ from tqdm import tqdm
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints, copy_into, flatten, save_synced
 from rlreg.compilation import prepare
-from rlreg.config import EvalConfig, TrainConfig
+from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.evaluation import REPRESENTATION, evaluate, representation
 from rlreg.logger import EvalTable, Logger
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder, flat_settings
+from rlreg.task import Loop, Task, VectorEnv
 
 # TensorBoard's names for the columns of eval.csv.
 EVAL_TAGS = {
@@ -59,16 +60,24 @@ class Memory(Protocol):
 class Training(ABC):
     """One run of S seeds. Everything that it needs to continue is in `save` and `restore`.
 
-    A loop gives `_begin`, `_iterate` and `_measure`, and whatever more it holds to `_tensors`, `_info` and
+    A loop gives `of`, `_begin`, `_iterate` and `_measure`, and whatever more it holds to `_tensors`, `_info` and
     `_restore_info`.
     """
 
     unit: ClassVar[str] = "step"
     """What `train.total_steps` counts."""
-    needs: ClassVar[str] = "worlds"
-    """What it needs of an environment: worlds to act in, a dataset, or levels."""
+    loop: ClassVar[Loop] = Loop.ONLINE
+    """The kind of tasks that it takes."""
     stride: int = 1
     """Steps of an iteration."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+        """The loop of a configuration, with all that it needs of `task`. Writes nothing into `folder` yet.
+
+        Raises `UserError` for what does not fit together. `close` it, also where it never runs.
+        """
 
     def __init__(self, agent: Any, train: TrainConfig, evaluation: EvalConfig, folder: RunFolder) -> None:
         self.agent, self.cfg, self.eval_cfg, self.folder = agent, train, evaluation, folder
@@ -91,6 +100,10 @@ class Training(ABC):
         with self.closing:
             self._train()
             return self._results()
+
+    def close(self) -> None:
+        """Release worlds and writers; for a second time nothing happens."""
+        self.closing.close()
 
     def _train(self) -> None:
         resumed = self.restore()
@@ -182,7 +195,7 @@ class Training(ABC):
         columns = {name: self.eval_table.column(name) for name in self.eval_tags}  # (evaluations, S)
         final = {name: column[-1].tolist() for name, column in columns.items()}
         averaged = [name for name in ("return", "score") if name in columns]
-        settings = OmegaConf.to_container(self.folder.load_config())
+        settings = OmegaConf.to_container(self.folder.read_config())
         figures = {self.eval_tags[name]: sum(final[name]) / len(final[name]) for name in averaged}
         self.logger.hparams(flat_settings(settings), figures)
         return {
@@ -251,7 +264,7 @@ class BatchTraining(Training):
     def __init__(
         self,
         agent: Any,
-        make_env: Callable[[int, Purpose], Any],
+        make_env: Callable[[int, Purpose], VectorEnv],
         train: TrainConfig,
         evaluation: EvalConfig,
         folder: RunFolder,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rlreg.checkpoint import write_atomic
-from rlreg.config import EvalConfig, TrainConfig
-from rlreg.purpose import Purpose
+from rlreg.config import Config, EvalConfig, TrainConfig
+from rlreg.errors import UserError
 from rlreg.rng import Rng
 from rlreg.rollouts import LevelWorlds
 from rlreg.run_folder import RunFolder
 from rlreg.stats import mean_interval
+from rlreg.task import Loop, Task
 from rlreg.training.base import Training
 from rlreg.transfer import LevelClassifier, Outcome, attempt, shift_gap
 
@@ -65,19 +66,21 @@ class CurriculumTraining(Training):
     """One run of S students on curricula of their own."""
 
     unit = "update"
-    needs = "levels"
+    loop = Loop.CURRICULUM
+
+    @classmethod
+    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+        if settings.compile not in ("auto", "eager"):
+            reason = "a recurrent student's updates run eagerly"
+            raise UserError(f"compile={settings.compile}: {reason}; give auto or eager")
+        space = task.level_space(agent.device)
+        agent.setup(space, settings.train.total_steps)
+        return cls(agent, space, settings.train, settings.eval, folder)
 
     def __init__(
-        self,
-        agent: Any,
-        make_env: Callable[[int, Purpose], LevelSpace],
-        train: TrainConfig,
-        evaluation: EvalConfig,
-        folder: RunFolder,
-        compile: str,
-        space: LevelSpace,
+        self, agent: Any, space: LevelSpace, train: TrainConfig, evaluation: EvalConfig, folder: RunFolder
     ) -> None:
-        """`agent` has been attached to `space`. `make_env` and `compile` are other loops'."""
+        """`agent` has been set up for `space`."""
         super().__init__(agent, train, evaluation, folder)
         self.space = space
         self.eval_tags = TAGS | {

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
 from rlreg.buffers import DatasetBuffer
-from rlreg.config import EvalConfig, TrainConfig
+from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
+from rlreg.task import Loop, Task, VectorEnv
 from rlreg.training.base import EVAL_TAGS, BatchTraining
 
-Score = Callable[[Tensor], Tensor]
-"""Turns returns into a task's normalised scores, in any shape."""
+if TYPE_CHECKING:
+    from rlreg.task import Score
 
 
 class OfflineTraining(BatchTraining):
     """One run of S seeds that learn from the same data. Steps are updates."""
 
     unit = "update"
-    needs = "dataset"
+    loop = Loop.OFFLINE
+
+    @classmethod
+    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+        data = task.dataset(agent.seeds, agent.device)
+        sizes = agent.obs_dim, agent.action_dim
+        for kind, size, right in zip(("observations", "actions"), data.widths[:2], sizes, strict=True):
+            if size != right:
+                raise UserError(
+                    f"dataset {data.source}: {kind} of {size} numbers, but those of env={task.name} have {right}"
+                )
+        make_env = partial(task.vector_env, agent.seeds, device=agent.device)
+        return cls(agent, make_env, settings.train, settings.eval, folder, settings.compile, data, task.score())
 
     def __init__(
         self,
         agent: Any,
-        make_env: Callable[[int, Purpose], Any],
+        make_env: Callable[[int, Purpose], VectorEnv],
         train: TrainConfig,
         evaluation: EvalConfig,
         folder: RunFolder,

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from rlreg.buffers import Replay
 from rlreg.checkpoint import ReplayLog
-from rlreg.config import EvalConfig, TrainConfig
+from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 from rlreg.rng import Block, Rng
 from rlreg.run_folder import RunFolder
+from rlreg.task import Task, VectorEnv
 from rlreg.training.base import FEWEST_STEPS, BatchTraining, warn
 
 
 class OnlineTraining(BatchTraining):
     """One run of S seeds that gather their own data. Steps are environment steps, a seed."""
 
+    @classmethod
+    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+        make_env = partial(task.vector_env, agent.seeds, device=agent.device)
+        return cls(agent, make_env, settings.train, settings.eval, folder, settings.compile)
+
     def __init__(
         self,
         agent: Any,
-        make_env: Callable[[int, Purpose], Any],
+        make_env: Callable[[int, Purpose], VectorEnv],
         train: TrainConfig,
         evaluation: EvalConfig,
         folder: RunFolder,

@@ -6,7 +6,8 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,11 +17,12 @@ from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
 from rlreg.checkpoint import Checkpoints, copy_into, flatten, write_atomic
-from rlreg.config import EvalConfig, TrainConfig
+from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.evaluation import evaluate
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 from rlreg.sb3 import Models, VecWorlds, model_state
+from rlreg.task import Loop, Task, VectorEnv
 from rlreg.training.base import EVAL_TAGS, FEWEST_STEPS, Interrupted, end_without_seeds, interrupts, warn
 
 Row = dict[str, str]
@@ -33,21 +35,23 @@ class SB3Training:
     the seeds that were finished, and starts the one that was running again from its first step.
     """
 
-    needs = "worlds"
+    loop: ClassVar[Loop] = Loop.ONLINE
+
+    @classmethod
+    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+        """See `Training.of`. `settings.compile` is for our own agents: SB3's updates run as they are."""
+        make_env = partial(task.vector_env, device=agent.device)
+        return cls(agent, make_env, settings.train, settings.eval, folder)
 
     def __init__(
         self,
         agent: Any,
-        make_env: Callable[[int, int, Sequence[int]], Any],
+        make_env: Callable[[Sequence[int], int, Purpose], VectorEnv],
         train: TrainConfig,
         evaluation: EvalConfig,
         folder: RunFolder,
-        compile: str,
     ) -> None:
-        """`agent.build(seed, env, train)` gives an SB3 model, `make_env(num_envs, purpose, seeds)` worlds.
-
-        `compile` is for our own agents: SB3's updates run as they are.
-        """
+        """`agent.build(seed, env, train)` gives an SB3 model, `make_env(seeds, num_envs, purpose)` worlds."""
         self.agent, self.make_env, self.cfg, self.eval_cfg, self.folder = (
             agent,
             make_env,
@@ -61,6 +65,9 @@ class SB3Training:
         """Of training; see `envs.base.Step.bad`."""
         self.stopped: dict[int, str] = {}
         """Why a seed was stopped before its last step, by its value."""
+
+    def close(self) -> None:
+        """Nothing is held between `run`s."""
 
     def run(self) -> dict[str, Any]:
         """Train every seed that is not finished yet. Returns the final figures, a list a seed."""
@@ -102,8 +109,8 @@ class SB3Training:
     def _train(self, i: int, interrupted: Callable[[], bool]) -> None:
         """Train seed number i; its networks and optimisers end up in `agent.models[i]`."""
         seed = self.agent.seeds[i]
-        env = VecMonitor(VecWorlds(self.make_env(self.cfg.num_envs, Purpose.TRAIN, (seed,))))
-        eval_env = self.make_env(self.eval_cfg.episodes, Purpose.EVALUATE, (seed,))
+        env = VecMonitor(VecWorlds(self.make_env((seed,), self.cfg.num_envs, Purpose.TRAIN)))
+        eval_env = self.make_env((seed,), self.eval_cfg.episodes, Purpose.EVALUATE)
         model = self.agent.build(seed, env, self.cfg)
         if hasattr(model, "replay_buffer"):
             _leave_out_bad_rows(model.replay_buffer, env.venv)

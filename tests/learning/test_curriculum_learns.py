@@ -5,9 +5,8 @@ import torch
 
 from envs.cave.level_sets import LevelSet, level_set
 from envs.cave.placement import path_length
-from rlreg.purpose import Purpose
+from rlreg.build import build_task, load_agent
 from rlreg.run_folder import RunFolder
-from rlreg.runner import build_env, load_agent
 from rlreg.training.curriculum import transfer
 
 
@@ -38,6 +37,6 @@ def test_uniform_solves_four_levels(runner, tmp_path):
     assert done.returncode == 0, done.stderr
     folder = RunFolder(tmp_path / "run")
     agent, _ = load_agent(folder)
-    space = build_env(folder.load_config(), agent.seeds, 1, Purpose.EVALUATE)
+    space = build_task(folder.load_config()).level_space()
     solved = torch.stack([transfer(agent, space, number)["train_solved"] for number in range(25)]).mean(dim=0)
     assert (solved > 0.9).all(), solved

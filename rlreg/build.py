@@ -1,0 +1,100 @@
+"""Construction from a configuration: the task, the regulariser and the agent that its `_target_`s name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from rlreg.checkpoint import Checkpoints, copy_into
+from rlreg.config import seed_list
+from rlreg.errors import UserError
+from rlreg.run_folder import RunFolder
+from rlreg.task import Task
+
+
+def locate(target: str) -> Any:
+    """The object that a `_target_` names, 'package.module.name'.
+
+    This imports what it is told to. A configuration that comes from a file has passed `rlreg.registry.check` before.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"_target_={target} cannot be imported ({error})") from None
+
+
+def build_task(cfg: DictConfig) -> Task:
+    """The task of a configuration. Raises `UserError`."""
+    settings = _settings(cfg.env)
+    target, name = settings.pop("_target_"), settings.pop("name")
+    kind = locate(target)
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise UserError(f"env._target_={target} is not a rlreg.task.Task")
+    task = kind(**_accepted("env", kind, settings))
+    task.name = name
+    return task
+
+
+def build_agent(cfg: DictConfig, task: Task, seeds: Sequence[int], device: str) -> Any:
+    """The S learners of a configuration, sized by its task. Raises `UserError`."""
+    probe = task.probe()
+    settings = _settings(cfg.regularizer)
+    kind = locate(settings.pop("_target_"))
+    regularizer = kind(**_accepted("regularizer", kind, settings))
+    agent = locate(cfg.agent._target_)
+    schema = OmegaConf.structured(agent.Config)  # which nests dataclasses, and checks them
+    config = OmegaConf.to_object(OmegaConf.merge(schema, _settings(cfg.agent)))
+    return agent(config, regularizer, probe.obs_dim, probe.action_dim, seeds, device)
+
+
+def load_agent(
+    folder: RunFolder, device: str = "cpu", step: int | None = None, trust: bool = False
+) -> tuple[Any, int]:
+    """The agent of a run's newest checkpoint (or that of `step`), and the checkpoint's step.
+
+    `trust` as in `RunFolder.load_config`. Raises `UserError`.
+    """
+    cfg = folder.load_config(trust)
+    found = Checkpoints(folder.checkpoints).load(step)
+    if found is None:
+        raise UserError(f"run_dir={folder.path}: no checkpoint yet")
+    step, tensors, _ = found
+    agent = build_agent(cfg, build_task(cfg), seed_list(cfg.seeds), device)
+    held = {k.removeprefix("agent/"): v for k, v in tensors.items() if k.startswith("agent/")}
+    copy_into(agent.state(), held, str(folder.checkpoints))
+    return agent, step
+
+
+def check_device(device: str) -> None:
+    """Make a device the current one. Raises `UserError` for one that is not there."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = None
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"device={device} is not valid; give cpu, cuda or cuda:<index>")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device}: torch finds no CUDA device here; give device=cpu")
+    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if kind == "cuda":
+        torch.cuda.set_device(device)  # streams and graphs are made on the current device
+
+
+def _settings(node: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def _accepted(group: str, kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, once `kind` is known to take them. Raises `UserError` for one too many or too few."""
+    try:
+        inspect.signature(kind).bind(**settings)
+    except TypeError as error:
+        raise UserError(f"{group}: {kind.__name__} takes other settings ({error})") from None
+    return settings

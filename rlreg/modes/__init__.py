@@ -1,0 +1,1 @@
+"""What `mode=` does: a file each, with a function `run(cfg)`."""

@@ -1,0 +1,81 @@
+"""`mode=train`: train, or go on with, the run of a configuration."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlreg.build import build_agent, build_task
+from rlreg.config import Config, seed_list
+from rlreg.errors import UserError
+from rlreg.run_folder import RunFolder
+from rlreg.task import Loop, Task, require_loop
+from rlreg.training.offline import require_same_data
+
+
+def run(cfg: DictConfig) -> None:
+    """Train the run of this configuration; a complete one is left as it is. Raises `UserError`."""
+    settings: Config = OmegaConf.to_object(cfg)
+    seeds = seed_list(settings.seeds)
+    folder = RunFolder.of(cfg)
+    folder.adopt(cfg)
+    # Whatever a setting can be refused by comes before the folder is made, so that a refused run leaves none behind.
+    task = build_task(cfg)
+    agent = build_agent(cfg, task, seeds, settings.device)
+    require_loop(cfg.agent.name, agent.Training.loop, task)
+    where = f"run folder: {folder.path}{_backends(task, settings)}"
+    if folder.complete:
+        with folder.locked():
+            folder.open(cfg)
+            print(where, flush=True)
+            check_data(cfg, folder)
+            _drop_replay(folder, settings)
+            if len(folder.results()["diverged"]) == len(seeds):  # of a version that took such a run for complete
+                raise UserError(f"no seed is left that learns; see {folder.path}, and delete it to start anew")
+            print("this run is complete; delete its folder to run it again")
+        return
+    with closing(agent.Training.of(agent, task, settings, folder)) as loop, folder.locked():
+        folder.open(cfg)
+        print(where, flush=True)
+        results = loop.run()
+        folder.finish(results)
+        _drop_replay(folder, settings)
+    _print(results)
+
+
+def check_data(cfg: DictConfig, folder: RunFolder) -> None:
+    """Raise `UserError` where a complete run learnt from a file of the user's that holds other data by now."""
+    checksum = folder.results().get("dataset", {}).get("checksum")
+    if checksum is None or not cfg.env.get("path"):
+        return
+    try:
+        data = build_task(cfg).dataset((0,))
+    except UserError:
+        return  # not there any more, or no dataset any more, which makes no result wrong
+    require_same_data(data, checksum, folder)
+
+
+def _backends(task: Task, settings: Config) -> str:
+    """What steps the worlds, in brackets; nothing for a task that leaves no choice."""
+    used = {"evaluation by": settings.eval.episodes}
+    if task.loop is Loop.ONLINE:
+        used = {"worlds stepped by": settings.train.num_envs} | used
+    found = {what: task.backend(count, settings.device) for what, count in used.items()}
+    return f" ({', '.join(f'{what} {name}' for what, name in found.items())})" if all(found.values()) else ""
+
+
+def _drop_replay(folder: RunFolder, settings: Config) -> None:
+    if not settings.train.keep_replay:
+        shutil.rmtree(folder.replay, ignore_errors=True)
+
+
+def _print(results: dict[str, Any]) -> None:
+    seeds, final = results["seeds"], results["final"]
+    for seed, last, mean in zip(seeds, final["return"], results["return_last_ten"], strict=True):
+        print(f"seed {seed}: return {last:.4g}, mean of the last ten evaluations {mean:.4g}")
+    if "score" in final:
+        for seed, last, mean in zip(seeds, final["score"], results["score_last_ten"], strict=True):
+            print(f"seed {seed}: normalised score {last:.1f}, mean of the last ten evaluations {mean:.1f}")
