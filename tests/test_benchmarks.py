@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 
+import pytest
 import torch
 from conftest import ROOT
 
@@ -61,3 +64,41 @@ def test_the_plain_a2pr_of_the_benchmark_makes_our_updates(monkeypatch) -> None:
         for layer, linear in enumerate(m for m in module if isinstance(m, torch.nn.Linear)):
             for part, value in (("weight", linear.weight.T), ("bias", linear.bias[None])):
                 torch.testing.assert_close(params[f"{layer}.{part}"][(0, *index)], value, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [("machine", "updates", "worlds"), pytest.param(("tests", "loop", "walk", "table"), marks=pytest.mark.slow)],
+)
+def test_what_is_measured_on_a_gpu_is_rehearsed_on_the_cpu(sections: tuple[str, ...], tmp_path) -> None:
+    pytest.importorskip("mujoco_warp")
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--rehearse", "--minutes", "12"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path), "--sections", *sections], capture_output=True, text=True, timeout=800
+    )
+    log = (tmp_path / "gpu.log").read_text()
+    assert done.returncode == 0, done.stderr + log
+    lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert not [line for line in lines if "failed" in line or line.get("failed_tests")], log
+    outcomes = {line["section"]: line["outcome"] for line in lines if "outcome" in line}
+    assert outcomes == dict.fromkeys(sections, "done"), log
+    assert all(f"## {section}" in (tmp_path / "gpu.md").read_text() for section in sections)
+    telling = {
+        "machine": "copy_gb_per_second", "updates": "seed_updates_per_second", "worlds": "share_of_bare",
+        "tests": "result", "loop": "frames_per_second", "walk": "mean_return", "table": "returns",
+    }  # fmt: skip
+    for section in sections:
+        assert [line for line in lines if line["section"] == section and telling[section] in line], (section, log)
+
+
+def test_a_section_that_fails_or_hangs_is_told_and_the_others_go_on(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import gpu
+
+    context = gpu.Context("worlds", tmp_path, 0.0, True)
+    context.attempt(lambda: 1 / 0, task="some")
+    assert json.loads((tmp_path / "gpu.jsonl").read_text())["failed"] == "ZeroDivisionError: division by zero"
+    hanging = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    assert gpu.finish(hanging, 0.5) == "stopped after 0 s" and hanging.poll() is not None
+    failing = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], start_new_session=True)
+    assert gpu.finish(failing, 30) == "failed with status 3"
