@@ -13,9 +13,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlreg.buffers import Batch
+from rlreg.buffers import Batch, NStepBatch
 from rlreg.errors import require
-from rlreg.networks import Actor, Critic, Normalize, Params, detached, first_critic, polyak_, unchanged
+from rlreg.networks import (
+    Actor,
+    Critic,
+    Normalize,
+    Params,
+    RunningNormalizer,
+    detached,
+    first_critic,
+    polyak_,
+    unchanged,
+)
 from rlreg.objectives import clipped_double_q, ensemble_td_loss, smoothed_action, td_target
 from rlreg.optim import Adam, gradients
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
@@ -51,6 +61,8 @@ class TD3Config:
     batch_size: int = 256
     exploration_noise: float = 0.1
     """Standard deviation of the Gaussian noise on actions while training."""
+    running_normalization: bool = False
+    """Normalise observations by mean and standard deviation of those that the worlds have shown so far."""
     precision: str = "float32"
     """float32, or bfloat16: matrix products in bfloat16, parameters and Adam in float32."""
 
@@ -123,6 +135,8 @@ class TD3:
         self.config, self.regularizer, self.device = config, regularizer, torch.device(device)
         self.obs_dim, self.action_dim, self.seeds = obs_dim, action_dim, tuple(seeds)
         self.rng = Rng(seeds, device)
+        if config.running_normalization:
+            self.normalizer = normalize = RunningNormalizer(len(seeds), obs_dim, device)
         self.actor = Actor(obs_dim, action_dim, config.hidden, normalize)
         self.critic = Critic(obs_dim, action_dim, critic_hidden or config.hidden, config.num_critics, normalize)
 
@@ -146,6 +160,11 @@ class TD3:
             return action
         return (action + self.config.exploration_noise * noise).clamp(-1.0, 1.0)
 
+    def observe(self, obs: Tensor) -> None:
+        """Take note of what the worlds show, (S, N, O), before acting on it."""
+        if self.config.running_normalization:
+            self.normalizer.update(obs)
+
     # -------------------------------------------------------------- learning
 
     @torch.no_grad()
@@ -158,7 +177,12 @@ class TD3:
             action = smoothed_action(action, noise, c.target_noise, c.target_noise_clip)
         feature = self.critic.features(self.critic_target, batch.next_obs, action)
         next_value = clipped_double_q(self.critic.value(self.critic_target, feature).float())
-        return Successor(action, feature, td_target(batch.reward, batch.terminated, next_value, c.discount))
+        target = td_target(batch.reward, batch.terminated, next_value, self.discount(batch))
+        return Successor(action, feature, target)
+
+    def discount(self, batch: Batch | NStepBatch) -> float | Tensor:
+        """What the value of s' counts: gamma, or gamma^k (S, B) where rewards are of k steps."""
+        return batch.discount if isinstance(batch, NStepBatch) else self.config.discount
 
     def critic_features(self, params: Params, batch: Batch, successor: Successor | None = None) -> CriticFeatures:
         """phi at (s, a) and at (s', a'), for the TD loss and the regularisers."""
@@ -174,7 +198,7 @@ class TD3:
             head_weight=self.critic.head_weight(params),
             reward=batch.reward,
             terminated=batch.terminated,
-            discount=self.config.discount,
+            discount=self.discount(batch),
         )
 
     def critic_loss(self, params: Params, batch: Batch, successor: Successor) -> tuple[Tensor, Metrics]:
@@ -236,7 +260,8 @@ class TD3:
 
     def state(self) -> dict[str, Params | dict[str, Params]]:
         """Every tensor that learning changes or keeps, live and nested by name; S first in all but step counts."""
-        return {
+        normalizer = {"normalizer": self.normalizer.state()} if self.config.running_normalization else {}
+        return normalizer | {
             "actor": self.actor_params,
             "critic": self.critic_params,
             "actor_target": self.actor_target,

@@ -36,6 +36,8 @@ class TD3BCConfig(TD3Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        running = self.running_normalization
+        require(not running, "agent.running_normalization", running, "false: a dataset is known from the start")
         require(self.alpha >= 0, "agent.alpha", self.alpha, "a number >= 0")
 
 

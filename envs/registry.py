@@ -34,6 +34,11 @@ class BatchConfig:
     workers: Any = "auto"
     """Threads of batched worlds, or processes of others: 0 stays in this one, auto starts as many as pay."""
 
+    def __post_init__(self) -> None:
+        for name in ("nconmax", "njmax"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"env.{name}", value, "a whole number >= 1, or null")
+
 
 @dataclass(kw_only=True)
 class DMCConfig(BatchConfig):
@@ -47,10 +52,8 @@ class DMCConfig(BatchConfig):
     """Simulator steps per action; rewards are summed. The BEER paper has none."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.action_repeat >= 1, "env.action_repeat", self.action_repeat, "a whole number >= 1")
-        for name in ("nconmax", "njmax"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"env.{name}", value, "a whole number >= 1, or null")
 
 
 @dataclass(kw_only=True)
@@ -68,6 +71,7 @@ class GymConfig(BatchConfig):
     """The task's own settings, such as env.settings.ctrl_cost_weight=0.1; empty for the task's own defaults."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         value = self.max_episode_steps
         require(value is None or value >= 1, "env.max_episode_steps", value, "a whole number >= 1, or null")
 

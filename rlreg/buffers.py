@@ -29,6 +29,25 @@ class Batch(NamedTuple):
     """(S, B), 1.0 where the task ended; 0.0 where a time limit cut the episode."""
 
 
+class NStepBatch(NamedTuple):
+    """B transitions a seed over several steps: a `Batch`, and how many steps each is of."""
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    """(S, B): r_1 + gamma r_2 + ... + gamma^(k-1) r_k."""
+    next_obs: Tensor
+    """(S, B, O): what the k steps led to."""
+    terminated: Tensor
+    """(S, B), 1.0 where the task ended there."""
+    discount: Tensor
+    """(S, B): gamma^k, the weight of the value of `next_obs`."""
+
+
+_GOES_ON, _TRUNCATED, _STANDS_IN = 0.0, 1.0, 2.0
+"""What follows a row: the world's next step; nothing, its episode was cut here; nothing, it stands for one left out."""
+
+
 class Replay:
     """A ring of transitions for each of S seeds.
 
@@ -37,17 +56,33 @@ class Replay:
     """
 
     def __init__(
-        self, seeds: Sequence[int], capacity: int, obs_dim: int, action_dim: int, device: torch.device | str = "cpu"
+        self,
+        seeds: Sequence[int],
+        capacity: int,
+        obs_dim: int,
+        action_dim: int,
+        device: torch.device | str = "cpu",
+        n_step: int = 1,
+        discount: float = 1.0,
+        num_envs: int = 1,
     ) -> None:
-        self.capacity = capacity
-        self.widths = _widths(obs_dim, action_dim)
+        """With `n_step` above 1 samples are returns of up to so many steps, discounted by `discount`.
+
+        Then every `add` has to be of the same `num_envs` worlds, and a row has a sixth column, `_GOES_ON`,
+        `_TRUNCATED` or `_STANDS_IN`: how far a return may look ahead.
+        """
+        self.capacity, self.n_step, self.discount, self.num_envs = capacity, n_step, discount, num_envs
+        self.widths = _widths(obs_dim, action_dim) + ((1,) if n_step > 1 else ())
         self.rows = torch.empty(len(seeds), capacity, sum(self.widths), device=device)
         self.rng = Rng(seeds, device)
         self.inserted = 0
         """Rows ever inserted, a seed; row i lies in slot i % capacity."""
         self.size = torch.zeros((), dtype=torch.int64, device=device)
         """min(inserted, capacity) on the device, where a compiled update reads it."""
+        self.end = torch.zeros((), dtype=torch.int64, device=device)
+        """`inserted` on the device."""
         self._seed_index = torch.arange(len(seeds), device=device)[:, None]
+        self._ahead = torch.arange(n_step, device=device)
 
     def add(
         self,
@@ -57,15 +92,21 @@ class Replay:
         next_obs: Tensor,
         terminated: Tensor,
         left_out: Tensor | None = None,
+        truncated: Tensor | None = None,
     ) -> None:
-        """Insert N transitions a seed: obs (S, N, O), action (S, N, A), reward and terminated (S, N).
+        """Insert N transitions a seed: obs (S, N, O), action (S, N, A), reward, terminated and truncated (S, N).
 
         Those of `left_out` (S, N) bool are not stored; the seed's transition before stands in their place once more, as
         all seeds and worlds keep in step. So a row that equals the one before it is no transition of its own.
         """
-        rows = torch.cat([obs, action, reward[..., None], next_obs, terminated[..., None].to(obs.dtype)], dim=-1)
+        columns = [obs, action, reward[..., None], next_obs, terminated[..., None].to(obs.dtype)]
+        if self.n_step > 1:
+            columns.append(truncated[..., None].to(obs.dtype))
+        rows = torch.cat(columns, dim=-1)
         if left_out is not None:  # whether there are any is not looked at, which would hold up a GPU at every step
             rows = self._with_stand_ins(rows, left_out)
+            if self.n_step > 1:
+                rows[..., -1].masked_fill_(left_out, _STANDS_IN)
         self.write(self.inserted, rows)
 
     def _with_stand_ins(self, rows: Tensor, left_out: Tensor) -> Tensor:
@@ -86,20 +127,50 @@ class Replay:
             self.rows[:, : rows.shape[1] - head] = rows[:, head:]
         self.inserted = first + rows.shape[1]
         self.size.fill_(min(self.inserted, self.capacity))
+        self.end.fill_(self.inserted)
 
     def read(self, first: int, last: int) -> Tensor:
         """Rows first .. last - 1 by row number, (S, last - first, width); they must still be in the ring."""
         slots = torch.arange(first, last, device=self.rows.device) % self.capacity
         return self.rows.index_select(1, slots)
 
-    def sample(self, stream: str, step: int | Tensor, batch_size: int) -> Batch:
+    def sample(self, stream: str, step: int | Tensor, batch_size: int) -> Batch | NStepBatch:
         """Uniform with replacement: a function of (seed, stream, step) and what the ring holds."""
-        index = self.rng.integers(stream, step, (batch_size,), self.size)
-        return self.batch(self.rows[self._seed_index, index])
+        slots = self.rng.integers(stream, step, (batch_size,), self.size)
+        return self.returns(slots) if self.n_step > 1 else self.batch(self.rows[self._seed_index, slots])
 
     def batch(self, rows: Tensor) -> Batch:
         """Name the columns of rows (S, B, width)."""
         return _batch(rows, self.widths)
+
+    def returns(self, slots: Tensor) -> NStepBatch:
+        """The n-step transitions that begin in `slots` (S, B).
+
+        A return ends before its n steps are over with the episode, where a row was left out, and at the newest row:
+        it is then of fewer steps, and its `discount` says of how many.
+        """
+        first = self.end - 1 - (self.end - 1 - slots) % self.capacity  # by row number
+        numbers = first[..., None] + self._ahead * self.num_envs  # (S, B, n): of one world, step by step
+        ahead = numbers % self.capacity
+        seed = self._seed_index[..., None]
+        obs_dim, action_dim = self.widths[:2]
+        reward = self.rows[..., obs_dim + action_dim][seed, ahead]
+        terminated, kind = (self.rows[..., column][seed, ahead] for column in (-2, -1))
+        goes_on = (terminated == 0) & (kind == _GOES_ON)
+        follows = (numbers < self.end) & (kind != _STANDS_IN)
+        counts = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1] & follows[..., 1:]], dim=-1)
+        counts = counts.cumprod(dim=-1)  # (S, B, n): 1 for the steps that are part of the return
+        steps = counts.sum(dim=-1)
+        last = ahead.gather(-1, (steps - 1)[..., None])[..., 0]
+        begins, ends = (_batch(self.rows[self._seed_index, at], self.widths) for at in (slots, last))
+        return NStepBatch(
+            begins.obs,
+            begins.action,
+            torch.where(counts > 0, self.discount**self._ahead * reward, 0.0).sum(dim=-1),
+            ends.next_obs,
+            ends.terminated,
+            self.discount**steps,
+        )
 
 
 class DatasetBuffer:
@@ -146,5 +217,5 @@ def _widths(obs_dim: int, action_dim: int) -> tuple[int, ...]:
 
 
 def _batch(rows: Tensor, widths: Sequence[int]) -> Batch:
-    obs, action, reward, next_obs, terminated = rows.split(widths, dim=-1)
+    obs, action, reward, next_obs, terminated, *_ = rows.split(widths, dim=-1)
     return Batch(obs, action, reward.squeeze(-1), next_obs, terminated.squeeze(-1))

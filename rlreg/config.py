@@ -39,6 +39,13 @@ class TrainConfig:
     small. Without a graph it changes nothing. The same results as one by one."""
     num_envs: int = 1
     """N, worlds a seed; each iteration steps all of them, then makes N * updates_per_step updates."""
+    updates_per_iteration: int | None = None
+    """So many updates instead, each time all worlds have been stepped: for many worlds, fewer than their number."""
+    n_step: int = 1
+    """Rewards of up to so many steps before a value is bootstrapped."""
+    least_noise: float = 1.0
+    """Exploration noise of a seed's first world, as a share of the agent's; the last has all of it, those between in
+    even steps."""
     buffer_capacity: int = 1_000_000
     """Transitions kept, a seed."""
     log_every: int = 1_000
@@ -59,6 +66,10 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "a whole number >= 1")
         require(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "a whole number >= 0")
         require(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "a whole number >= 1")
+        require(self.n_step >= 1, "train.n_step", self.n_step, "a whole number >= 1")
+        per = self.updates_per_iteration
+        require(per is None or per >= 1, "train.updates_per_iteration", per, "a whole number >= 1, or null")
+        require(0 <= self.least_noise <= 1, "train.least_noise", self.least_noise, "a number in [0, 1]")
         require(0 <= self.max_bad_share <= 1, "train.max_bad_share", self.max_bad_share, "a number in [0, 1]")
         require(
             self.buffer_capacity >= self.num_envs,
@@ -74,6 +85,11 @@ class TrainConfig:
                     getattr(self, name),
                     f"a multiple of train.{stride}={getattr(self, stride)}",
                 )
+
+
+    @property
+    def updates_an_iteration(self) -> int:
+        return self.updates_per_iteration or self.updates_per_step * self.num_envs
 
 
 @dataclass

@@ -213,6 +213,34 @@ class Normalizer:
         return {"mean": self.mean, "scale": self.scale}
 
 
+class RunningNormalizer(Normalizer):
+    """s -> (s - mean) / (std + 1e-2) by the states seen so far, each seed's own; before the first, s itself.
+
+    Mean and squares are summed up in float64, a batch at a time (Chan, Golub and LeVeque 1983).
+    """
+
+    def __init__(self, num_seeds: int, obs_dim: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(num_seeds, obs_dim, device)
+        self._mean, self._squares = self.mean.double(), torch.zeros_like(self.mean, dtype=torch.float64)
+        self._count = torch.zeros(num_seeds, 1, 1, dtype=torch.float64, device=device)
+
+    def update(self, obs: Tensor) -> None:
+        """Take in states (S, N, O), in place."""
+        obs, new = obs.double(), obs.shape[1]
+        mean = obs.mean(dim=1, keepdim=True)
+        shift, total = mean - self._mean, self._count + new
+        self._squares += torch.square(obs - mean).sum(dim=1, keepdim=True)
+        self._squares += torch.square(shift) * (self._count * new / total)
+        self._mean += shift * (new / total)
+        self._count.copy_(total)
+        self.mean.copy_(self._mean)
+        self.scale.copy_((self._squares / total).sqrt() + 1e-2)
+
+    def state(self) -> Params:
+        sums = {"running_mean": self._mean, "squares": self._squares, "count": self._count}
+        return super().state() | sums
+
+
 def part(params: Mapping[str, Tensor], name: str) -> Params:
     """The parameters of one part: {'lstm.bias': x} -> {'bias': x} for 'lstm'."""
     return {k.removeprefix(f"{name}."): v for k, v in params.items() if k.startswith(f"{name}.")}

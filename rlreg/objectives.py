@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float) -> Tensor:
-    """One-step target r + gamma (1 - terminated) V(s').
+def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float | Tensor) -> Tensor:
+    """r + gamma (1 - terminated) V(s'), of one step; of several with gamma^k for gamma, (S, B).
 
     All (S, B). A truncated transition has terminated = 0 and bootstraps.
     """

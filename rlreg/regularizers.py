@@ -41,7 +41,8 @@ class CriticFeatures:
     """(S, B)."""
     terminated: Tensor
     """(S, B), 1.0 at the end of the task, where there is no phi'."""
-    discount: float
+    discount: float | Tensor
+    """gamma, or (S, B) where `reward` is of several steps; see `rlreg.buffers.NStepBatch`."""
 
 
 class Regularizer:
@@ -84,12 +85,13 @@ class BEER(Regularizer):
             numerator_next = target if self.next_feature == "target" else f.next_feature_online()
             norms = feature.norm(dim=-1) * target.norm(dim=-1)
             reward_term = torch.square(f.reward).unsqueeze(1) / _squared_norm(f.head_weight).unsqueeze(-1)
+            discount = f.discount.unsqueeze(1) if isinstance(f.discount, Tensor) else f.discount
             numerator = (
-                _squared_norm(feature) + f.discount**2 * _squared_norm(numerator_next) - reward_term
+                _squared_norm(feature) + discount**2 * _squared_norm(numerator_next) - reward_term
             )  # (S, E, B)
             # A dead feature has no direction, and a terminal transition no phi': neither is constrained.
             constrained = (norms > 1e-12) & (f.terminated == 0).unsqueeze(1)
-            bound = numerator / (2 * f.discount * norms.clamp_min(1e-12))
+            bound = numerator / (2 * discount * norms.clamp_min(1e-12))
         cosine = F.cosine_similarity(f.feature, target, dim=-1, eps=1e-6)
         excess = torch.where(constrained, F.relu(cosine - bound), 0.0)
         loss = self.beta * excess.mean(dim=-1).sum(dim=-1)

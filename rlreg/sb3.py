@@ -98,9 +98,10 @@ def _conversion(agent: Any, name: str) -> Callable[[int, gymnasium.Env, TrainCon
     """
     if hasattr(agent, "to_sb3"):
         return agent.to_sb3
-    only_td3_parts = agent.state().keys() == TD3_PARTS | {"constants", "alive"}
+    only_td3_parts = agent.state().keys() - {"normalizer"} == TD3_PARTS | {"constants", "alive"}
     if only_td3_parts and isinstance(agent.actor, Actor):
-        return lambda i, env, train: td3_model(agent.config, agent.state(), i, env, train, agent.device)
+        folded = {"fold": agent.normalizer.fold} if "normalizer" in agent.state() else {}
+        return lambda i, env, train: td3_model(agent.config, agent.state(), i, env, train, agent.device, **folded)
     raise UserError(f"agent={name} has no counterpart in Stable-Baselines3")
 
 
@@ -111,8 +112,12 @@ def td3_model(
     env: gymnasium.Env,
     train: TrainConfig,
     device: torch.device | str = "cpu",
+    fold: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
 ) -> stable_baselines3.TD3:
     """Seed number `i` of a deterministic actor-critic as SB3's TD3, or DDPG where the config amounts to that.
+
+    `fold` is for networks that normalise what they observe: it makes of their parameters those that take raw
+    observations. Adam then begins afresh in `learn`, as its moments are of the parameters before.
 
     `config` has the fields of `agents.td3.TD3Config`; `state` holds `TD3_PARTS`, laid out as in
     `agents.td3.TD3.state`: parameters (S, in, out) for the actor and (S, E, in, out) for the critics.
@@ -125,7 +130,7 @@ def td3_model(
     }
     warn_of_one_learning_rate(config)
     model = with_networks(
-        {name: state[name] for name in NETWORKS},
+        {name: fold(state[name]) if fold else state[name] for name in NETWORKS},
         i,
         env,
         train,
@@ -138,6 +143,8 @@ def td3_model(
         device=device,
         **({} if is_ddpg else only_td3),
     )
+    if fold:
+        return model
     with torch.no_grad():
         for name in ("actor", "critic"):
             network, optimizer = getattr(model, name), state[f"{name}_optimizer"]
@@ -190,7 +197,7 @@ def off_policy_settings(train: TrainConfig) -> dict[str, Any]:
     return {
         "buffer_size": train.buffer_capacity,
         "learning_starts": train.warmup_steps,
-        "gradient_steps": train.updates_per_step * train.num_envs,
+        "gradient_steps": train.updates_an_iteration,
     }
 
 

@@ -41,15 +41,19 @@ class OnlineTraining(BatchTraining):
         seeds, device = agent.seeds, agent.device
         self.env, self.stride = make_env(train.num_envs, Purpose.TRAIN), train.num_envs
         capacity = min(train.buffer_capacity, train.total_steps)
-        self.replay = Replay(seeds, capacity, agent.obs_dim, agent.action_dim, device)
+        ahead = (train.n_step, agent.config.discount, train.num_envs) if train.n_step > 1 else ()
+        self.replay = Replay(seeds, capacity, agent.obs_dim, agent.action_dim, device, *ahead)
         self.replay_log = ReplayLog(folder.replay)
-        updates = max(0, train.total_steps - train.warmup_steps) * train.updates_per_step
+        iterations = max(0, train.total_steps - train.warmup_steps) // train.num_envs
+        updates = iterations * train.updates_an_iteration
         super().__init__(agent, make_env, train, evaluation, folder, compile, self.replay, updates)
         self.closing.callback(self.env.close)
 
         rng, shape = Rng(seeds, device), (train.num_envs, agent.action_dim)
         self.random_action = Block(rng, "uniform", "act/warmup", shape)
         self.noise = Block(rng, "normal", "act/noise", shape)
+        self.noise_share = torch.linspace(train.least_noise, 1.0, train.num_envs, device=device)[:, None]
+        self.observe = getattr(agent, "observe", lambda obs: None)  # of agents that keep count of observations
         zeros = torch.zeros(len(seeds), train.num_envs, device=device)
         self.episode_return, self.episode_length = zeros.clone(), zeros.clone()
         self.bad_steps = torch.zeros(len(seeds), dtype=torch.int64, device=device)
@@ -69,15 +73,17 @@ class OnlineTraining(BatchTraining):
         learning = self.step >= self.cfg.warmup_steps
 
         # ACT
+        self.observe(self.obs)
         with torch.no_grad():
             if learning:
-                action = self.agent.act(self.obs, self.noise.at(iteration))
+                noise = self.noise.at(iteration)
+                action = self.agent.act(self.obs, noise if self.cfg.least_noise == 1 else noise * self.noise_share)
             else:
                 action = 2.0 * self.random_action.at(iteration) - 1.0
         obs, reward, terminated, truncated, final_obs, bad = self.env.step(action)
 
         # STORE: the observation the action led to, and whether the task (not the clock) ended there
-        self.replay.add(self.obs, action, reward, final_obs, terminated, left_out=bad)
+        self.replay.add(self.obs, action, reward, final_obs, terminated, bad, truncated)
         self.bad_steps += bad.sum(dim=1)
         self._count_episodes(reward, terminated | truncated)
         self.obs = obs
@@ -85,7 +91,7 @@ class OnlineTraining(BatchTraining):
 
         # LEARN
         if learning:
-            for _ in range(self.cfg.updates_per_step * self.cfg.num_envs):
+            for _ in range(self.cfg.updates_an_iteration):
                 self._learn()
 
     def _count_episodes(self, reward: Tensor, done: Tensor) -> None:

@@ -1,0 +1,83 @@
+"""`scale=parallel`: many worlds a seed, n-step returns and observations normalised as they come."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from stable_baselines3 import DDPG
+from stable_baselines3 import TD3 as SB3TD3
+from test_runner import kill_after, start
+
+from agents.td3 import TD3, TD3Config
+from rlreg.buffers import Batch, NStepBatch
+from rlreg.networks import RunningNormalizer
+from rlreg.regularizers import BEER, DR3, InFeR, Regularizer
+
+SMALL = [*TINY, "scale=parallel", "env=dmc/reacher-easy", "env.action_repeat=20", "train.num_envs=8", "eval.every=160"]
+SMALL += ["train.total_steps=800", "train.warmup_steps=80", "train.log_every=160", "train.checkpoint_every=160"]
+
+
+def test_running_normalisation_is_that_of_all_states_at_once() -> None:
+    normalizer = RunningNormalizer(2, 3)
+    states = torch.randn(2, 60, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 50.0, 1e-4]) + 7
+    torch.testing.assert_close(normalizer(states), states)
+    for first, last in ((0, 1), (1, 13), (13, 60)):
+        normalizer.update(states[:, first:last])
+    numpy = states.double().numpy()
+    np.testing.assert_allclose(normalizer.mean[:, 0], numpy.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(normalizer.scale[:, 0], numpy.std(axis=1) + 1e-2, rtol=1e-5)
+    other = RunningNormalizer(2, 3)
+    for name, tensor in other.state().items():
+        tensor.copy_(normalizer.state()[name])
+    for one in (normalizer, other):
+        one.update(states[:, :5] * 2)
+    assert torch.equal(normalizer(states), other(states))
+
+
+@pytest.mark.parametrize("regularizer", [Regularizer(), BEER(), BEER(next_feature="target"), DR3(), InFeR()], ids=repr)
+def test_every_regulariser_takes_n_step_batches(regularizer: Regularizer) -> None:
+    """Rewards of one step by `discount` give what no `discount` gives; of several, other finite losses."""
+    torch.manual_seed(0)
+    config = TD3Config(hidden=[8, 8], running_normalization=True)
+    agent = TD3(config, regularizer, 3, 2, [0, 1])
+    agent.observe(torch.randn(2, 10, 3))
+    rows = torch.randn(2, 16, 3), torch.rand(2, 16, 2), torch.rand(2, 16), torch.randn(2, 16, 3), torch.zeros(2, 16)
+    losses = []
+    for discount in (None, torch.full((2, 16), 0.99), torch.full((2, 16), 0.99**3)):
+        batch = Batch(*rows) if discount is None else NStepBatch(*rows, discount)
+        loss, _ = agent.critic_loss(agent.critic_params, batch, agent.successor(batch, 1))
+        losses.append(loss.detach())
+    torch.testing.assert_close(losses[0], losses[1])
+    assert torch.isfinite(losses[2]).all() and (losses[2] != losses[0]).all()
+
+
+@pytest.mark.parametrize("agent", ["beer", "td3"])
+def test_a_parallel_run_resumes_to_the_same_curve_and_its_export_acts_alike(runner, tmp_path, agent: str) -> None:
+    settings = [*SMALL, f"agent={agent}", "seeds=2", "agent.batch_size=32"]
+    whole = runner(*settings, f"run_dir={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stderr
+    assert "worlds stepped by mujoco" in whole.stdout
+    assert json.loads((tmp_path / "whole/summary.json").read_text())["steps"] == 800
+    process = start(runner, *settings, f"run_dir={tmp_path}/half")
+    kill_after(process, tmp_path / "half", 320, signal.SIGKILL)
+    resumed = runner(*settings, f"run_dir={tmp_path}/half")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (tmp_path / "half/eval.csv").read_text() == (tmp_path / "whole/eval.csv").read_text()
+
+    from rlreg.run_folder import RunFolder
+    from rlreg.runner import load_agent
+
+    exported = runner("mode=export", f"run_dir={tmp_path}/whole")
+    assert exported.returncode == 0, exported.stderr
+    ours, _ = load_agent(RunFolder(tmp_path / "whole"))
+    assert (ours.normalizer.scale != 1).all()
+    obs = torch.randn(2, 20, ours.obs_dim)
+    for i, path in enumerate(exported.stdout.split()):
+        theirs = {"td3": SB3TD3, "beer": DDPG}[agent].load(path)
+        action, _ = theirs.predict(obs[i].numpy(), deterministic=True)
+        np.testing.assert_allclose(action, ours.act(obs)[i].detach().numpy(), atol=1e-5)
