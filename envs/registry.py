@@ -99,6 +99,8 @@ class D4RLConfig(BatchConfig):
     """An address to download from instead of D4RL's: a folder with files of the same names, or the file itself."""
     stored_next_observations: bool = False
     """Train on the file's own `next_observations`, time-outs included; by default on the next row, as D4RL does."""
+    clip_actions: bool = False
+    """Clip actions beyond [-1, 1], as environments do, instead of refusing them; how many and how far is told."""
 
 
 @dataclass

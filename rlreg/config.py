@@ -191,6 +191,8 @@ class SourceConfig:
     """Rows to take; all where neither this nor `fraction` is given."""
     fraction: float | None = None
     """Rows to take, as a share of this source's."""
+    clip_actions: bool = False
+    """Clip actions beyond [-1, 1] instead of refusing them."""
 
     def __post_init__(self) -> None:
         require(self.count is None or self.fraction is None, "count", self.count, "either count or fraction, not both")

@@ -283,7 +283,7 @@ def test_nothing_half_written_gets_the_name(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     broken = rows(n=5)
     broken["rewards"][2] = np.nan
-    with pytest.raises(envs.d4rl.writing.UserError, match="rewards in row 2 is nan"):
+    with pytest.raises(envs.d4rl.writing.UserError, match="rewards in row 2: nan is not finite"):
         envs.d4rl.writing.write_hdf5(path, broken, {})
 
 

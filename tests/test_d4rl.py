@@ -17,11 +17,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
 import envs.d4rl
-from envs.d4rl import names
+from envs.d4rl import names, recording
 from envs.d4rl.load import load_dataset
 from rlreg.build import build_task
 from rlreg.config import explain
 from rlreg.errors import UserError
+from rlreg.memory import available
 from rlreg.purpose import Purpose
 from rlreg.registry import register
 
@@ -189,10 +190,14 @@ BAD = {
     "missing key": (without("rewards"), "key 'rewards' is missing"),
     "lengths": (shorten("actions"), "40 observations but 37 actions"),
     "length of timeouts": (shorten("timeouts"), "40 observations but 37 timeouts"),
-    "nan": (put("observations", (7, 2), np.nan), "observations in row 7, column 2 is nan: is not finite"),
-    "infinity": (put("rewards", 3, -np.inf), "rewards in row 3 is -inf: is not finite"),
-    "action": (put("actions", (5, 1), 1.5), r"actions in row 5, column 1 is 1.5: is outside \[-1, 1\]"),
-    "flag": (lambda d: d.update(terminals=np.full(40, 2)), "terminals in row 0 is 2.0: is neither 0 nor 1"),
+    "nan": (put("observations", (7, 2), np.nan), "observations in row 7, column 2: nan is not finite"),
+    "infinity": (put("rewards", 3, -np.inf), "rewards in row 3: -inf is not finite"),
+    "action": (
+        put("actions", (5, 1), 1.5),
+        r"1 of 120 numbers in actions is outside \[-1, 1\], the first in row 5, column 1 \(1.5\), the farthest 1.5; "
+        r"env.clip_actions=true clips them",
+    ),
+    "flag": (lambda d: d.update(terminals=np.full(40, 2)), "terminals in row 0: 2.0 is neither 0 nor 1"),
     "observation size": (
         lambda d: d.update(observations=np.zeros((40, 17))),
         "observations of 17 numbers, but those of hopper have 11",
@@ -256,6 +261,65 @@ def test_bad_files_end_in_one_line(tmp_path):
         load_dataset()
     with pytest.raises(UserError, match="'timeouts' is missing"):
         load_dataset(path=write(tmp_path / "old.hdf5", rows(timeouts=False)))
+
+
+def beyond(seed=0):
+    """Rows as an environment records them that clips what it is given: half of the actions are beyond [-1, 1]."""
+    data = rows(seed=seed)
+    data["actions"] = np.random.default_rng(seed).normal(scale=1.5, size=data["actions"].shape).astype(np.float32)
+    data["actions"][0] = 0.5, -5.125, 1.0
+    return data
+
+
+def test_actions_beyond_their_range_are_clipped_where_asked(tmp_path, capsys):
+    data = beyond()
+    path = write(tmp_path / "mine.hdf5", data)
+    count = int((np.abs(data["actions"]) > 1).sum())
+    with pytest.raises(UserError) as refused:
+        load_dataset(NAME, path)
+    assert (
+        f"{count} of 120 numbers in actions are outside [-1, 1], the first in row 0, column 1 (-5.125), the farthest "
+        "-5.125; env.clip_actions=true clips them, as most environments do"
+    ) in str(refused.value)
+    clipped = load_dataset(NAME, path, clip_actions=True)
+    assert_same(clipped.transitions, oracle(data | {"actions": data["actions"].clip(-1, 1)}))
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"dataset {path}: clipped {count} of 120 numbers in actions to [-1, 1]; the farthest was -5.125"]
+    # Others are not touched, and nothing is said of them.
+    assert_same(load_dataset(NAME, write(tmp_path / "a.hdf5", rows()), clip_actions=True).transitions, oracle(rows()))
+    assert not capsys.readouterr().err
+
+
+def test_actions_are_clipped_on_the_command_line(runner, tmp_path):
+    given = ("agent=bc", "env=d4rl/hopper-medium-v2", f"env.path={write(tmp_path / 'mine.hdf5', beyond())}", "seeds=1")
+    tiny = ("agent.hidden=[8]", "train.total_steps=2", "eval.every=2", "eval.episodes=1", "env.workers=0", "threads=1")
+    refused = runner(*given, *tiny)
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
+    assert "env.clip_actions=true clips them" in refused.stderr
+    ran = runner(*given, *tiny, "env.clip_actions=true")
+    assert ran.returncode == 0 and "clipped" in ran.stderr, ran.stderr
+
+
+def test_what_does_not_fit_into_memory_is_not_read(tmp_path, monkeypatch):
+    path = write(tmp_path / "mine.hdf5", rows(2000))
+    claimed = 2000 * 4 * (11 + 3 + 1 + 1 + 1)
+    monkeypatch.setattr(recording, "available", lambda: recording.COPIES * claimed)
+    load_dataset(NAME, path)
+    monkeypatch.setattr(recording, "available", lambda: recording.COPIES * claimed - 1)
+    with pytest.raises(UserError, match=r"2000 rows, .* 3 times which do not fit into the 0.00 GB free"):
+        load_dataset(NAME, path)
+
+
+def test_the_memory_at_hand():
+    """Within what the machine has, and what a process may take of it."""
+    free = available()
+    assert 10**7 < free < 10**14
+    code = (
+        "import resource\nfrom rlreg.memory import available\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\nprint(available())"
+    )
+    limited = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (1 << 30) < int(limited.stdout) < 2 << 30
 
 
 # Other packages

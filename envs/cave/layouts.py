@@ -6,7 +6,9 @@ border), 1 for wall, packed eight cells a byte in a picture's row-major order; `
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 import zipfile
 import zlib
 from functools import cache
@@ -16,6 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from rlreg.errors import UserError
+from rlreg.memory import available
+
+LEAST_SIZE = 4
+"""Of levels, with the border: the least with room for goal and start."""
 
 Layouts = dict[tuple[str, int], np.ndarray]
 """(structure, size G) -> (n, G, G) bool, True for wall, with the border; x first, as in a level."""
@@ -70,21 +76,69 @@ def save_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_npz(path: str | Path, kind: str) -> dict[str, np.ndarray]:
-    """All arrays of an npz, without pickles. Raises `UserError` that says what `kind` of file was expected."""
+    """All arrays of an npz, of numbers only. Raises `UserError` that says what `kind` of file was expected.
+
+    A file may come from anyone: what its headers claim is compared with what is in it before anything is unpacked.
+    """
+    path = Path(path)
+    if not path.is_file():
+        problem = f"cannot read a folder, pipe or device; a {kind} was expected" if path.exists() else f"no such {kind}"
+        raise UserError(f"{path}: {problem}")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise UserError(f"{path} is not a {kind} but one array")
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such {kind}") from error
+        with path.open("rb") as file:
+            if (begins := file.read(len(_NPY))) == _NPY:
+                raise UserError(f"{path} is not a {kind} but one array")
+            if not begins.startswith(b"PK"):
+                raise ValueError("no zip archive")
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            claimed = sum(entry.file_size for entry in entries)
+            most = max(_ANY_FILE, _PACKED * path.stat().st_size)
+            if claimed > most or _UNPACKED * claimed > available():
+                raise UserError(f"{path}: claims {claimed} bytes in {path.stat().st_size}; no {kind} packs so well")
+            return {entry.filename.removesuffix(".npy"): _array(archive, entry, path, kind) for entry in entries}
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: damaged or cut off; a {kind} was expected") from error
-    except (ValueError, EOFError, KeyError, NotImplementedError, zlib.error) as error:
-        raise UserError(f"{path} is not a readable {kind} (an npz archive)") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except _UNREADABLE as error:
+        raise UserError(f"{path} is not a readable {kind} (an npz archive)") from error
+
+
+_NPY = b"\x93NUMPY"
+_ANY_FILE = 16 << 20
+"""Bytes that a file of any size may unpack to."""
+_PACKED = 10
+"""How many times its own size a file may unpack to beyond that."""
+_UNPACKED = 24
+"""How many times as large arrays get on their way to levels: a byte for a bit, and three of them at a time."""
+_HEADER = 4096
+"""Characters that describe an array: its type and shape."""
+_UNREADABLE = (
+    ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+"""What numpy, zipfile and zlib raise for nonsense."""
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, kind: str) -> np.ndarray:
+    """One array of numbers. Raises `UserError`, or one of `_UNREADABLE`."""
+    if archive.NameToInfo[entry.filename] is not entry:
+        raise UserError(f"{path}: '{entry.filename}' is in it twice")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError("packed by another method than numpy's, which may unpack to anything")
+    with archive.open(entry) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, fortran, dtype = read(file, max_header_size=_HEADER)
+        except Exception as error:  # numpy has Python's own parser read it, which fails in many ways
+            raise ValueError("no description of an array") from error
+        if dtype.kind not in "biuf":
+            raise UserError(f"{path} is not a readable {kind}: '{entry.filename}' holds no numbers but {dtype}")
+        data = bytearray(file.read(entry.file_size))
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+            raise UserError(f"{path}: '{entry.filename}' does not hold the numbers that it claims; the file is damaged")
+    return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
 
 
 def _read_file(path: Path) -> Layouts:
@@ -95,11 +149,15 @@ def _read_file(path: Path) -> Layouts:
         if size == "count":
             continue
         count = arrays.get(f"{name}/count", np.zeros(0))
-        if not structure or not size.isdecimal() or count.shape != (2,):
+        numbered = size.isascii() and size.isdecimal() and len(size) < 6
+        if not structure or not numbered or count.shape != (2,):
             raise UserError(f"{path} is not a layouts file: it holds '{name}', not <structure>/<size> with its count")
-        n, m = (int(number) for number in count)
-        if int(size) != m + 2 or packed.dtype != np.uint8 or packed.shape != (n, -(-m * m // 8)):
+        if int(size) < LEAST_SIZE:
+            raise UserError(f"{path}: '{name}': the least size with room for goal and start is {LEAST_SIZE}")
+        n, m = count.tolist()
+        if m != int(size) - 2 or packed.dtype != np.uint8 or packed.shape != (n, -(-m * m // 8)):
             raise UserError(f"{path}: '{name}' does not hold {n} packed layouts of {m} x {m} cells, as its count says")
+        n, m = int(n), int(m)
         pictures = np.unpackbits(packed, axis=1, count=m * m).reshape(n, m, m).astype(bool)
         walls = np.ones((n, m + 2, m + 2), bool)
         walls[:, 1:-1, 1:-1] = pictures.transpose(0, 2, 1)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from envs.cave.layouts import Layouts, load_npz, packaged, read, save_npz
+from envs.cave.layouts import LEAST_SIZE, Layouts, load_npz, packaged, read, save_npz
 from envs.cave.placement import Placement, place
 from envs.cave.tiles import GOAL, START, TILES, WALL
 from rlreg.errors import UserError, require, unknown
@@ -131,21 +131,47 @@ class LevelSet:
         try:
             header = json.loads(arrays["header"].tobytes())
             version = header.pop("version")
-        except (ValueError, AttributeError, TypeError, KeyError) as error:
+        except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{path} is not a {_KIND}: its header has no version") from error
         if version != _VERSION:
             raise UserError(f"{path} has version {version} of the {_KIND} format; this program reads {_VERSION}")
-        try:
-            shape, names = tuple(header.pop("shape")), header.pop("structures")
-            bits = np.unpackbits(arrays["tiles"])[: 3 * math.prod(shape)].reshape(3, *shape)
-            index = bits[0] + 2 * bits[1] + 4 * bits[2]
-            structure = tuple(names[number] for number in arrays["structure"])
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise UserError(f"{path}: the levels do not fit the header; the file is damaged") from error
+        shape, names, index = header.pop("shape", None), header.pop("structures", None), arrays["structure"]
+        problem = None
+        if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n >= 1 for n in shape)):
+            problem = f"shape={_short(shape)}, where three whole numbers >= 1 belong"
+        elif not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            problem = f"structures={_short(names)}, where names belong"
+        elif not isinstance(header.get("name", ""), str):
+            problem = f"name={_short(header['name'])}, where a name belongs"
+        elif arrays["tiles"].dtype != np.uint8 or arrays["tiles"].shape != (-(-3 * math.prod(shape) // 8),):
+            problem = f"shape={shape}, which the tiles do not fit"
+        elif index.dtype.kind not in "iu" or index.shape != (shape[0],):
+            problem = f"shape={shape}, which the structures of the levels do not fit"
+        elif (strange := index[(index < 0) | (index >= len(names))]).size:
+            problem = f"{len(names)} structures, but a level of number {strange[0]}"
+        if problem:
+            raise UserError(f"{path}: the file is damaged: its header has {problem}")
+        structure = tuple(names[number] for number in index.tolist())
         # The two numbers that name no tile become 0, which is none either: the check below reports it.
-        levels = np.array((*TILES, 0, 0), np.uint8)[index]
+        levels = np.array((*TILES, 0, 0), np.uint8)[_unpacked(arrays["tiles"], math.prod(shape))].reshape(shape)
         _check(levels, structure, str(path))
         return cls(levels, structure, header)
+
+
+def _unpacked(tiles: np.ndarray, count: int) -> np.ndarray:
+    """`count` numbers of three bits, plane by plane: all low bits, all middle ones, all high ones."""
+    numbers = np.zeros(count, np.uint8)
+    for bit in range(3):
+        first = bit * count
+        plane = np.unpackbits(tiles[first // 8 : -(-(first + count) // 8)])[first % 8 :][:count]
+        numbers |= plane << bit
+    return numbers
+
+
+def _short(value: Any) -> str:
+    """A header's value as JSON, short enough for a line."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def level_set(
@@ -198,11 +224,14 @@ def _check(levels: np.ndarray, structure: tuple[str, ...], origin: str) -> None:
     """Raise `UserError` unless these are levels: square, walled in, of known tiles, one goal and one start each."""
     if levels.ndim != 3 or levels.dtype != np.uint8 or levels.shape[1] != levels.shape[2] or not len(levels):
         raise UserError(f"{origin}: levels are {levels.dtype} {levels.shape}, expected uint8 (levels, size, size)")
-    if levels.shape[1] < 4:
-        raise UserError(f"{origin}: levels of size {levels.shape[1]}; the least with room for goal and start is 4")
+    if levels.shape[1] < LEAST_SIZE:
+        size = levels.shape[1]
+        raise UserError(f"{origin}: levels of size {size}; the least with room for goal and start is {LEAST_SIZE}")
     if len(structure) != len(levels):
         raise UserError(f"{origin}: {len(structure)} structure names for {len(levels)} levels")
-    strange = ~np.isin(levels, TILES)
+    known = np.zeros(256, bool)
+    known[list(TILES)] = True
+    strange = ~known[levels]
     if strange.any():
         level, x, y = np.argwhere(strange)[0]
         raise UserError(f"{origin}: level {level} has the unknown tile {levels[level, x, y]} at ({x}, {y})")

@@ -73,12 +73,16 @@ def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: 
 
 
 def dataset(
-    id: str, path: str | None = None, mirror: str | None = None, stored_next_observations: bool = False
+    id: str,
+    path: str | None = None,
+    mirror: str | None = None,
+    stored_next_observations: bool = False,
+    clip_actions: bool = False,
 ) -> OfflineDataset:
     """The transitions of the D4RL dataset `id`, or those at `path` for its task. See `load.load_dataset`."""
     from envs.d4rl.load import load_dataset  # here, as neither a worker nor the runner's start needs h5py
 
-    return load_dataset(id, path, mirror, stored_next_observations)
+    return load_dataset(id, path, mirror, stored_next_observations, clip_actions)
 
 
 def scorer(id: str, path: str | None = None) -> Callable | None:
@@ -102,12 +106,13 @@ class D4RLTask(Task):
         path: str | None = None,
         mirror: str | None = None,
         stored_next_observations: bool = False,
+        clip_actions: bool = False,
         backend: str = "auto",
         **worlds: Any,
     ) -> None:
         """`worlds`: the other settings of `make`, which only its worlds have."""
         self.id, self.path, self.mirror, self.chosen, self.worlds = id, path, mirror, backend, worlds
-        self.stored_next_observations = stored_next_observations
+        self.stored_next_observations, self.clip_actions = stored_next_observations, clip_actions
 
     @classmethod
     def names_code(cls, settings: dict[str, Any]) -> str | None:
@@ -134,7 +139,7 @@ class D4RLTask(Task):
     def dataset(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> DatasetBuffer:
         from rlreg.buffers import Batch, DatasetBuffer
 
-        found = dataset(self.id, self.path, self.mirror, self.stored_next_observations)
+        found = dataset(self.id, self.path, self.mirror, self.stored_next_observations, self.clip_actions)
         return DatasetBuffer(seeds, Batch(*found.transitions), device, found.source, found.episodes.returns)
 
     def fetch(self) -> None:

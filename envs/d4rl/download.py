@@ -18,7 +18,7 @@ import h5py
 from tqdm import tqdm
 
 from envs.d4rl.names import Info, info
-from envs.d4rl.recording import readable
+from envs.d4rl.recording import readable, require_file
 from rlreg.errors import UserError
 
 TIMEOUT = 30
@@ -49,7 +49,9 @@ def find_dataset(name: str, path: str | Path | None = None, mirror: str | None =
         given = Path(path).expanduser()
         with readable(given):
             given = given / wanted.file_name if given.is_dir() else given
-            if not given.is_file():
+            if given.exists():
+                require_file(given)
+            else:
                 raise UserError(f"dataset {given}: no such file; give one, or a folder that has {wanted.file_name}")
         return given
     cached = cache_folder() / wanted.file_name

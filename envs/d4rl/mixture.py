@@ -10,13 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.d4rl.load import load_recording
 from envs.d4rl.names import info
-from envs.d4rl.recording import Recording
+from envs.d4rl.recording import Recording, read_attributes
 from envs.d4rl.transitions import Episodes, episodes
 from envs.d4rl.writing import Rows, joined
 from rlreg.config import MixtureConfig, SourceConfig
@@ -32,7 +31,7 @@ def mix(mixture: MixtureConfig) -> tuple[Rows, dict[str, Any]]:
     """
     parts, about = [], []
     for place, source in enumerate(mixture.sources):
-        recording = load_recording(source.dataset, source.path)
+        recording = load_recording(source.dataset, source.path, clip_actions=source.clip_actions)
         if parts and (got := _sizes(recording)) != _sizes_of(parts[0]):
             raise UserError(
                 f"dataset {recording.source}: observations of {got[0]} numbers and actions of {got[1]}, "
@@ -99,8 +98,7 @@ def _about(source: SourceConfig, recording: Recording, found: Episodes, taken: i
         "mean_return": round(float(found.returns.mean()), 2),
     }
     if Path(recording.source).is_file():
-        with h5py.File(recording.source, "r") as file:
-            about["attributes"] = {key: np.asarray(value).tolist() for key, value in file.attrs.items()}
+        about["attributes"] = read_attributes(Path(recording.source))
     return about
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from envs.d4rl.names import Info
 from envs.d4rl.recording import KEYS, OPTIONAL_KEYS, Recording, checked
 from rlreg.errors import UserError
 
 
-def read_minari(id: str) -> Recording:
+def read_minari(id: str, task: Info | None = None, clip_actions: bool = False) -> Recording:
     """A Minari dataset, such as 'D4RL/pen/human-v2', with the true successor of every row; downloaded if need be.
 
     These are new recordings on newer environments: no results on them belong beside D4RL's. Raises `UserError`
@@ -43,10 +44,11 @@ def read_minari(id: str) -> Recording:
         parts["timeouts"].append(cut)
     if not parts["rewards"]:
         raise UserError(f"the Minari dataset '{id}' holds no episodes")
-    return checked({key: np.concatenate(value).astype(np.float32) for key, value in parts.items()}, f"minari:{id}")
+    arrays = {key: np.concatenate(value).astype(np.float32) for key, value in parts.items()}
+    return checked(arrays, f"minari:{id}", task, clip_actions)
 
 
-def read_d4rl_package(name: str) -> Recording:
+def read_d4rl_package(name: str, task: Info | None = None, clip_actions: bool = False) -> Recording:
     """`name` through the d4rl package and its Gym environment. Raises `UserError` where they do not work."""
     try:
         with redirect_stdout(StringIO()):  # it prints as it imports and loads
@@ -56,4 +58,4 @@ def read_d4rl_package(name: str) -> Recording:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"the d4rl package cannot give '{name}': {first}") from error
     kept = {key: np.asarray(arrays[key], np.float32) for key in (*KEYS, *OPTIONAL_KEYS) if key in arrays}
-    return checked(kept, f"d4rl:{name}")
+    return checked(kept, f"d4rl:{name}", task, clip_actions)
