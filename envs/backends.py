@@ -36,12 +36,14 @@ def choose(
     num_envs: int,
     device: str | torch.device,
     fields: Callable[[], Sequence[str]] = tuple,
+    batch_from: int = BATCH_FROM,
 ) -> str:
     """'mujoco', 'warp' or `reference` (the original's own stepping), for `num_envs` worlds a seed.
 
     `auto` depends on nothing but the arguments and on whether mujoco-warp is installed, so that a resumed run goes on
     as it began. Raises `UserError` for an unknown backend, one that is not installed, or one that does not have the
     task (`batched` says whether the task has a batched version; `fields()` are the model fields that it has per world).
+    From `batch_from` worlds a seed on `auto` batches them.
     """
     valid = ("auto", "mujoco", "warp", reference)
     require(backend in valid, "env.backend", backend, ", ".join(valid[:-1]) + f" or {valid[-1]}")
@@ -51,7 +53,7 @@ def choose(
         raise UserError(f"env.backend={backend}: this task has no batched version; give auto or {reference}")
     if backend != "auto":
         return backend
-    if not batched or num_envs < BATCH_FROM:
+    if not batched or num_envs < batch_from:
         return reference
     on_gpu = str(device).startswith("cuda") and num_envs >= WARP_FROM and find_spec("mujoco_warp") is not None
     return "warp" if on_gpu and not set(fields()) & SHARED_BY_WARP else "mujoco"
@@ -87,7 +89,8 @@ def make_batched(
     from envs.physics.mujoco_batch import MujocoBatch
 
     _require_memory(task, worlds, num_envs)
-    return BatchedEnv(task, MujocoBatch(*given, threads=_threads(workers, worlds)), *settings)
+    physics = MujocoBatch(*given, task.contact_forces, _threads(workers, worlds))
+    return BatchedEnv(task, physics, *settings)
 
 
 def _threads(workers: int | str, worlds: int) -> int:

@@ -76,7 +76,7 @@ def test_d4rls_batched_tasks_are_those_it_is_evaluated_in_today(name: str) -> No
     """From the same state the same observations, rewards and ends, to float32's last place."""
     import envs.d4rl
 
-    env, single = envs.d4rl.make(name, [0], 4), envs.d4rl.make_single(name, 1)
+    env, single = envs.d4rl.make(name, [0], 4, backend="mujoco"), envs.d4rl.make_single(name, 1)
     assert isinstance(env, BatchedEnv) and env.max_episode_steps == 1000
     theirs, _ = single.reset()
     env.reset()

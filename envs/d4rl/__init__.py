@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from envs.backends import choose, make_batched
 from envs.d4rl.names import MINARI, dataset_names, info, normalised_score
 from envs.d4rl.simulators import MUJOCO, make_single
-from envs.gym import REFERENCE
+from envs.gym import BATCH_FROM, REFERENCE
 from rlreg.purpose import Purpose
 from rlreg.task import Loop, Task
 
@@ -69,7 +69,7 @@ def make(
 
 def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto") -> str:
     """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
-    return choose(backend, REFERENCE, info(id).task in MUJOCO, num_envs, device)
+    return choose(backend, REFERENCE, info(id).task in MUJOCO, num_envs, device, batch_from=BATCH_FROM)
 
 
 def dataset(

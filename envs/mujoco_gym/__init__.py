@@ -15,7 +15,7 @@ from envs.mujoco_gym.humanoid import Humanoid, HumanoidStandup
 from envs.mujoco_gym.inverted_pendulum import InvertedDoublePendulum, InvertedPendulum
 from envs.mujoco_gym.pusher import Pusher
 from envs.mujoco_gym.reacher import Reacher
-from envs.mujoco_gym.settings import IDS, settings
+from envs.mujoco_gym.settings import IDS, check, settings
 from envs.mujoco_gym.swimmer import Swimmer
 from envs.physics.task import Task
 from rlreg.errors import UserError, unknown
@@ -34,15 +34,16 @@ def make_task(
 ) -> Task:
     """The task of a Gymnasium id; `given` as Gymnasium's own constructor takes them.
 
-    `of` makes it instead of the task's own class.
-
-    Raises `UserError` for an unknown id or setting.
+    `of` makes it instead of the task's own class. Raises `UserError` for an unknown id or setting, or a strange value.
     """
     if id not in TASKS:
         raise unknown("Gymnasium id", id, TASKS)
     known = settings(id)
     if strange := [name for name in given if name not in known]:
         raise UserError(f"'{id}' has no setting '{strange[0]}'; it has {', '.join(known) or 'none'}")
-    task = (of or TASKS[id])(**(known | given))
+    try:
+        task = (of or TASKS[id])(**(known | check(id, given)))
+    except KeyError as error:  # of a body's name
+        raise UserError(f"env.settings.main_body={given.get('main_body')} is not valid: {error.args[0]}") from None
     task.max_episode_steps = max_episode_steps or gymnasium.spec(id).max_episode_steps
     return task

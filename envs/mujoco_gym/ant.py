@@ -35,7 +35,7 @@ class Ant(Locomotion):
     ) -> None:
         super().__init__("ant.xml", frame_skip, forward_reward_weight, **settings)
         self._version, self._main_body = version, self.model.body(main_body).id
-        self._health = Healthy(healthy_reward, terminate_when_unhealthy, rewards_the_last=version == 4)
+        self._health = Healthy(healthy_reward, terminate_when_unhealthy, version)
         self._z_range, self._force_range = healthy_z_range, contact_force_range
         self._contact_cost_weight = contact_cost_weight
         self.contact_forces = version == 5 or use_contact_forces
@@ -73,7 +73,7 @@ class Ant(Locomotion):
         return parts
 
     def get_reward(self) -> Tensor:
-        reward = super().get_reward() + self._health.reward(self.is_healthy(), self.physics.dtype)
+        reward = super().get_reward() + self._health.reward(self.is_healthy)
         self._x_before.copy_(self._x)
         if self.contact_forces:
             reward = reward - self._contact_cost_weight * self.clipped_forces().square().sum(dim=(1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium.envs.mujoco
@@ -113,11 +115,19 @@ class Locomotion(GymTask):
 class Healthy:
     """Of bodies that are rewarded for staying healthy, and whose episode may end when they are not."""
 
-    def __init__(self, healthy_reward: float, terminate_when_unhealthy: bool, rewards_the_last: bool) -> None:
-        """`rewards_the_last`: v4 pays the step that ends an episode too, v5 does not."""
+    def __init__(self, healthy_reward: float, terminate_when_unhealthy: bool, version: int) -> None:
+        """v4 pays the step that ends an episode, too; v5 does not."""
         self._reward, self.terminates = healthy_reward, terminate_when_unhealthy
-        self._always = terminate_when_unhealthy and rewards_the_last
+        self._always = terminate_when_unhealthy and version == 4
 
-    def reward(self, healthy: Tensor, dtype: torch.dtype) -> Tensor:
-        """(W,) from (W,) bool."""
-        return torch.full_like(healthy, self._reward, dtype=dtype) if self._always else healthy * self._reward
+    def reward(self, is_healthy: Callable[[], Tensor]) -> Tensor | float:
+        """(W,), or a number for all worlds; `is_healthy` gives (W,) bool."""
+        return self._reward if self._always else is_healthy() * self._reward
+
+
+def within(values: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Strictly, elementwise."""
+    low, high = limits
+    if math.isinf(high):
+        return values > low
+    return (values > low) & (values < high)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.mujoco_gym.base import Healthy, Locomotion
+from envs.mujoco_gym.base import Healthy, Locomotion, within
 from envs.physics.base import Physics
 
 MAX_VELOCITY = 10.0
@@ -29,7 +29,7 @@ class Upright(Locomotion):
         **settings: Any,
     ) -> None:
         super().__init__(xml_file, frame_skip, **settings)
-        self._health = Healthy(healthy_reward, terminate_when_unhealthy, rewards_the_last=version == 4)
+        self._health = Healthy(healthy_reward, terminate_when_unhealthy, version)
         self._z_range, self._angle_range = healthy_z_range, healthy_angle_range
 
     def bind(self, physics: Physics) -> None:
@@ -44,7 +44,7 @@ class Upright(Locomotion):
         return {"position": self.position, "velocity": self.velocity.clamp(-MAX_VELOCITY, MAX_VELOCITY)}
 
     def get_reward(self) -> Tensor:
-        return super().get_reward() + self._health.reward(self.is_healthy(), self.physics.dtype)
+        return super().get_reward() + self._health.reward(self.is_healthy)
 
     def get_termination(self) -> Tensor | None:
         return ~self.is_healthy() if self._health.terminates else None
@@ -70,9 +70,3 @@ class Walker2d(Upright):
 
     def __init__(self, version: int, frame_skip: int = 4, **settings: Any) -> None:
         super().__init__(version, "walker2d.xml" if version == 4 else "walker2d_v5.xml", frame_skip, **settings)
-
-
-def within(values: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Strictly."""
-    low, high = limits
-    return (values > low) & (values < high)

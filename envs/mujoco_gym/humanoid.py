@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from envs.mujoco_gym.base import GymTask, Healthy, Locomotion
-from envs.mujoco_gym.hopper import within
+from envs.mujoco_gym.base import GymTask, Healthy, Locomotion, within
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
 
@@ -29,12 +28,10 @@ class Body(Locomotion):
     def bind(self, physics: Physics) -> None:
         super().bind(physics)
         # v5 leaves out what is always zero: the world, and the root's actuators, of which it has none.
-        skipped = {"qfrc_actuator": 6} if self._version == 5 else {}
-        first = {name: skipped.get(name, int(self._version == 5)) for name in INCLUDED}
-        self._first_row = first
-        self._readings = {
-            name: physics.data(name)[:, first[name] :] for name in self._included if name != "cfrc_ext"
-        }
+        self._first_row = dict.fromkeys(INCLUDED, 0) if self._version == 4 else dict.fromkeys(INCLUDED, 1)
+        self._first_row["qfrc_actuator"] *= 6
+        read = [name for name in self._included if name != "cfrc_ext"]
+        self._readings = {name: physics.data(name)[:, self._first_row[name] :] for name in read}
 
     def get_observation(self) -> dict[str, Tensor]:
         parts = super().get_observation() | {name: values.flatten(1) for name, values in self._readings.items()}
@@ -62,7 +59,7 @@ class Humanoid(Body):
         **settings: Any,
     ) -> None:
         super().__init__(version, "humanoid.xml", frame_skip, settings)
-        self._health = Healthy(healthy_reward, terminate_when_unhealthy, rewards_the_last=version == 4)
+        self._health = Healthy(healthy_reward, terminate_when_unhealthy, version)
         self._z_range = healthy_z_range
         self._contact_cost_weight, self._contact_cost_range = contact_cost_weight, contact_cost_range
 
@@ -92,7 +89,7 @@ class Humanoid(Body):
 
     def get_reward(self) -> Tensor:
         self._x = self.mass_center()
-        reward = super().get_reward() + self._health.reward(self.is_healthy(), self.physics.dtype)
+        reward = super().get_reward() + self._health.reward(self.is_healthy)
         self._x_before.copy_(self._x)
         if self._version == 5:
             cost = self._contact_cost_weight * self.contact_norm()

@@ -11,12 +11,19 @@ import pytest
 import torch
 from two_samples import assert_same_distribution
 
+import envs.d4rl
+import envs.gym
+from envs.base import Step
+from envs.batched import BatchedEnv
+from envs.d4rl import names
 from envs.gym import ActionScale
+from envs.gym_vector import GymVectorEnv
 from envs.mujoco_gym import TASKS, make_task
-from envs.mujoco_gym.settings import settings
+from envs.mujoco_gym.settings import IDS, settings
 from envs.physics.mujoco_batch import MujocoBatch
 from envs.physics.task import Task
 from envs.streams import EpisodeStreams
+from rlreg.errors import UserError
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 CHANGED: dict[str, dict[str, Any]] = {
@@ -124,3 +131,94 @@ def test_every_setting_of_gymnasiums_is_known() -> None:
     assert set(settings("Hopper-v4")) == set(settings("Hopper-v5")) - {"frame_skip"}
     assert settings("Ant-v5")["main_body"] == 1 and "use_contact_forces" in settings("Ant-v4")
     assert settings("Reacher-v4") == {}
+    assert set(IDS) == set(TASKS) == {id for id in envs.gym.gym_ids() if id != "Pendulum-v1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ctrl_cost_weight": "much"}, "env.settings.ctrl_cost_weight=much is not valid; give a number"),
+        ({"healthy_z_range": [2.0, 1.0]}, r"env.settings.healthy_z_range=\[2.0, 1.0\] is not valid; give two numbers"),
+        ({"terminate_when_unhealthy": 1}, "env.settings.terminate_when_unhealthy=1 is not valid; give true or false"),
+        ({"frame_skip": 0}, "env.settings.frame_skip=0 is not valid; give a whole number >= 1"),
+        ({"main_body": "nose"}, "env.settings.main_body=nose is not valid: .*torso"),
+    ],
+)
+def test_mistaken_settings_are_one_line(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        envs.gym.make("Ant-v5" if "main_body" in given else "Hopper-v5", [0], 8, settings=given)
+
+
+@pytest.mark.parametrize("id", ["Ant-v5", "Hopper-v4", "Humanoid-v5", "Reacher-v4"])
+def test_batched_worlds_equal_gymnasiums_own_across_episodes(id: str) -> None:
+    """What auto chooses between: from the same states, the same steps, ends, final observations and returns."""
+    worlds, given = 3, {"reset_noise_scale": 0.0} if "Reacher" not in id else {}
+    ours = envs.gym.make(id, [0], worlds, backend="mujoco", max_episode_steps=30, settings=given)
+    theirs = envs.gym.make(id, [0], worlds, backend="gymnasium", max_episode_steps=30, settings=given)
+    assert isinstance(ours, BatchedEnv) and isinstance(theirs, GymVectorEnv)
+    if "Reacher" in id:  # whose targets are drawn
+        assert ours.reset().shape == theirs.reset().shape
+        return
+    torch.testing.assert_close(ours.reset(), theirs.reset(), rtol=1e-6, atol=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(70):
+        action = torch.rand(1, worlds, ours.action_dim, generator=generator) * 2 - 1
+        one_step, other_step = ours.step(action), theirs.step(action)
+        # Gymnasium also calls the last step truncated that the task has ended.
+        other_step = other_step._replace(truncated=other_step.truncated & ~other_step.terminated)
+        for name, one, other in zip(Step._fields, one_step, other_step, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_saved_in_the_middle_of_an_episode_the_rest_is_equal_to_the_bit() -> None:
+    """Readings that lag behind the state, which reading again would not restore."""
+    for id in ("Ant-v5", "Humanoid-v4", "Reacher-v4"):
+        env, other = (envs.gym.make(id, [1], 2, backend="mujoco", max_episode_steps=20) for _ in range(2))
+        env.reset()
+        generator = torch.Generator().manual_seed(0)
+        actions = torch.rand(24, 1, 2, env.action_dim, generator=generator) * 2 - 1
+        for action in actions[:8]:
+            obs = env.step(action).obs
+        other.reset()
+        assert other.load_state_dict(env.state_dict()).equal(obs)
+        for action in actions[8:]:
+            assert all(one.equal(two) for one, two in zip(env.step(action), other.step(action), strict=True))
+
+
+@pytest.mark.parametrize("task", ["hopper", "halfcheetah", "walker2d", "ant"])
+def test_returns_on_d4rls_tasks_are_those_of_its_simulators(task: str) -> None:
+    """A deterministic policy's whole episodes, begun in the same state, batched and by Gymnasium: the same score."""
+    id = f"{task}-medium-v2"
+    single = envs.d4rl.make_single(id, seed=2)
+    batched = envs.d4rl.make(id, [0], 2, backend="mujoco")
+    assert isinstance(batched, BatchedEnv) and batched.obs_dim == single.observation_space.shape[0]
+    first, _ = single.reset()
+    everyone = torch.ones(2, dtype=torch.bool)
+    model, data = single.unwrapped.model, single.unwrapped.data
+
+    def put(mask: torch.Tensor, random: EpisodeStreams) -> None:
+        for row in batched.physics._batch.state:
+            mujoco.mj_getState(model, data, row, STATE)
+
+    original, batched.task.initialize_episode = batched.task.initialize_episode, put
+    obs = batched.reset()
+    batched.task.initialize_episode = original  # for the episodes after these
+    np.testing.assert_allclose(obs[0, 1].numpy(), first, rtol=1e-6)
+    weights = torch.randn(batched.obs_dim, batched.action_dim, generator=torch.Generator().manual_seed(1)) * 0.1
+
+    def policy(obs: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(obs.clamp(-5, 5) @ weights)
+
+    returns, steps, over = torch.zeros(2, dtype=torch.float64), 0, False
+    theirs, ended = 0.0, False
+    seen = torch.from_numpy(first)
+    while not ended and steps < 400:
+        step = batched.step(policy(obs))
+        seen, reward, terminated, truncated, _ = single.step(policy(seen.float()).numpy())
+        theirs, ended = theirs + reward, terminated or truncated
+        returns, over = returns + step.reward[0], bool(step.terminated.any() or step.truncated.any())
+        assert over == ended
+        obs, seen, steps = step.obs, torch.from_numpy(seen), steps + 1
+    assert everyone.sum() == 2 and steps > 5
+    score = names.normalised_score(id, theirs)
+    np.testing.assert_allclose([names.normalised_score(id, value) for value in returns.tolist()], score, atol=1e-4)
