@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from envs import mujoco_gym
 from envs.batched import BatchedEnv
 from envs.dmc.suite import make_task
 from envs.physics.mujoco_batch import MujocoBatch
 
-TASKS = ("cartpole-swingup", "cheetah-run", "humanoid-walk", "reacher-hard")
+TASKS = ("cartpole-swingup", "cheetah-run", "humanoid-walk", "reacher-hard", "Hopper-v4", "Ant-v5")
 
 
 def make(name: str, seeds=(0,), num_envs: int = 1, threads: int = 1, **kwargs) -> BatchedEnv:
-    task = make_task(name)
-    physics = MujocoBatch(task.model, len(seeds) * num_envs, task.substeps, task.model_fields, threads=threads)
+    task = mujoco_gym.make_task(name) if "-v" in name else make_task(name)
+    given = task.substeps, task.model_fields, task.legacy_step, threads
+    physics = MujocoBatch(task.model, len(seeds) * num_envs, *given)
     return BatchedEnv(task, physics, seeds, num_envs, **kwargs)
 
 

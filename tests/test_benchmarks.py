@@ -102,3 +102,16 @@ def test_a_section_that_fails_or_hangs_is_told_and_the_others_go_on(monkeypatch,
     assert gpu.finish(hanging, 0.5) == "stopped after 0 s" and hanging.poll() is not None
     failing = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], start_new_session=True)
     assert gpu.finish(failing, 30) == "failed with status 3"
+
+
+def test_the_worlds_benchmark_writes_its_tables(tmp_path) -> None:
+    out = tmp_path / "worlds.json"
+    given = ["--tasks", "reacher-easy", "Hopper-v4", "--num-envs", "1", "4", "--rounds", "1", "--seconds", "0.02"]
+    command = [sys.executable, str(ROOT / "benchmarks/worlds.py"), *given, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    names = {(row["task"], row["contestant"]) for row in found["rows"]}
+    assert {("reacher-easy", "dm_control"), ("Hopper-v4", "make_vec"), ("Hopper-v4", "ours")} <= names
+    assert all(row["steps_per_cpu_second"] > 0 for row in found["rows"]) and len(found["parts"]) == 4
+    assert "| Hopper-v4 | 4 | 1 |" in done.stdout
