@@ -17,7 +17,7 @@ TASKS = ("cartpole-swingup", "cheetah-run", "humanoid-walk", "reacher-hard", "Ho
 
 def make(name: str, seeds=(0,), num_envs: int = 1, threads: int = 1, **kwargs) -> BatchedEnv:
     task = mujoco_gym.make_task(name) if "-v" in name else make_task(name)
-    given = task.substeps, task.model_fields, task.legacy_step, threads
+    given = task.substeps, task.model_fields, task.legacy_step, task.contact_forces, threads
     physics = MujocoBatch(task.model, len(seeds) * num_envs, *given)
     return BatchedEnv(task, physics, seeds, num_envs, **kwargs)
 
