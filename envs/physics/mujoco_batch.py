@@ -184,7 +184,7 @@ class MujocoBatch(Physics):
             values.copy_(torch.from_numpy(np.asarray(state["fields"][name])))
         self._batch.warning[:] = 0
         self._failed[:] = state["failed"]
-        self._call(self._batch.forward, None, _ACCELERATION if self._needs_acceleration else _VELOCITY)
+        self.forward(torch.ones(self.num_worlds, dtype=torch.bool), actuation=True)
 
 
 def _shared(array: NDArray) -> Tensor:
