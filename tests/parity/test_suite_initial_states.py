@@ -1,4 +1,7 @@
-"""How episodes of the batched suite begin, against dm_control: two samples of states, models and observations."""
+"""How episodes of the batched suite begin, against dm_control: two samples of states, models and observations.
+
+And how they go on by themselves: two samples of returns.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dm_control import suite
 from numpy.typing import NDArray
 from two_samples import assert_same_distribution
 
+from envs.batched import BatchedEnv
 from envs.dmc.suite import TASKS, make_task
 from envs.dmc.suite.quadruped import TERRAIN_SMOOTHNESS, Escape
 from envs.physics.mujoco_batch import MujocoBatch
@@ -40,11 +44,13 @@ def our_beginnings(task: Task, worlds: int) -> NDArray[np.float64]:
     return torch.cat([part.reshape(worlds, -1).double() for part in parts], dim=1).numpy()
 
 
-def their_beginnings(name: str, fields: tuple[str, ...], episodes: int) -> NDArray[np.float64]:
+def suite_env(name: str):
     domain, _, task = name.partition("-")
-    env = suite.load(domain, task, task_kwargs={"random": 0}, environment_kwargs={"flat_observation": True})
-    env.physics._make_rendering_contexts = lambda: None  # for quadruped-escape, without OpenGL
-    rows = []
+    return suite.load(domain, task, task_kwargs={"random": 0}, environment_kwargs={"flat_observation": True})
+
+
+def their_beginnings(name: str, fields: tuple[str, ...], episodes: int) -> NDArray[np.float64]:
+    env, rows = suite_env(name), []
     for _ in range(episodes):
         observation = env.reset().observation["observations"]
         model, data = env.physics.model, env.physics.data
@@ -99,3 +105,47 @@ def test_escapes_terrain_is_dm_controls() -> None:
     np.testing.assert_allclose(terrain, env.physics.model.hfield_data, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(physics.qpos[0].numpy(), env.physics.data.qpos, atol=1e-12)
     assert physics.data("ncon")[0] == 0
+
+
+def at_random(generator: torch.Generator, worlds: int, size: int):
+    return lambda obs: torch.rand(worlds, size, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+def balancing(generator: torch.Generator, worlds: int, size: int):
+    """Cartpole's pole kept upright, in the middle: from position, cosine and sine, and velocities."""
+    gains = torch.tensor([0.3, 0.0, 10.0, 0.6, 1.2], dtype=torch.float64)
+    return lambda obs: (obs @ gains)[:, None].clamp(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("cartpole-balance", balancing),
+        ("walker-walk", at_random),
+        ("fish-swim", at_random),
+        ("swimmer-swimmer6", at_random),
+    ],
+)
+def test_returns_of_free_runs_are_of_one_distribution(name: str, policy) -> None:
+    """A policy that acts well and random ones, over 100 steps."""
+    steps, worlds, episodes = 100, 200, 60
+    task = make_task(name)
+    env = BatchedEnv(task, MujocoBatch(task.model, worlds, task.substeps, task.model_fields), [0], worlds)
+    act, obs = policy(torch.Generator().manual_seed(0), worlds, env.action_dim), env.reset()[0]
+    ours = torch.zeros(worlds, dtype=torch.float64)
+    for _ in range(steps):
+        step = env.step(act(obs.double())[None])
+        obs, ours = step.obs[0], ours + step.reward[0]
+    theirs = suite_env(name)
+    act = policy(torch.Generator().manual_seed(1), 1, env.action_dim)
+    returns = []
+    for _ in range(episodes):
+        time_step, total = theirs.reset(), 0.0
+        for _ in range(steps):
+            obs = torch.from_numpy(time_step.observation["observations"])[None]
+            time_step = theirs.step(act(obs)[0].numpy())
+            total += time_step.reward
+        returns.append(total)
+    assert_same_distribution(ours[:, None].numpy(), np.array(returns)[:, None])
+    if policy is balancing:
+        assert ours.mean() > 0.9 * steps
