@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from agents.td3 import Successor
 from agents.td3_bc import TD3BC, TD3BCConfig
+from rlreg import checks
 from rlreg.buffers import Batch
-from rlreg.errors import require
 from rlreg.networks import MLP, Actor, Params, StateValue
 from rlreg.objectives import clipped_double_q, scaled_policy_gradient, td_target
-from rlreg.optim import Adam
+from rlreg.optim import Adam, gradients
 from rlreg.regularizers import Metrics, Regularizer
 from rlreg.vae import VAE, Clamp, kl_to_standard_normal, squared_error
 
@@ -29,7 +30,7 @@ LOG_STD = Clamp(-4.0, 15.0)
 
 @dataclass
 class A2PRConfig(TD3BCConfig):
-    """TD3+BC's knobs and A2PR's; networks and step sizes are the released code's."""
+    """TD3+BC's settings and A2PR's; networks and step sizes are the released code's."""
 
     _target_: str = "agents.a2pr.A2PR"
     name: str = "a2pr"
@@ -48,15 +49,9 @@ class A2PRConfig(TD3BCConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("critic_hidden", "vae_hidden"):
-            widths = getattr(self, name)
-            require(
-                bool(widths) and min(widths) >= 1, f"agent.{name}", list(widths), "widths >= 1, such as [256,256]"
-            )
-        for name in ("mask", "vae_weight"):
-            require(getattr(self, name) >= 0, f"agent.{name}", getattr(self, name), "a number >= 0")
-        for name in ("value_learning_rate", "vae_learning_rate"):
-            require(getattr(self, name) > 0, f"agent.{name}", getattr(self, name), "a number > 0")
+        checks.widths(self, "agent", "critic_hidden", "vae_hidden")
+        checks.not_negative(self, "agent", "mask", "vae_weight")
+        checks.positive(self, "agent", "value_learning_rate", "vae_learning_rate")
 
 
 class A2PR(TD3BC):
@@ -91,38 +86,34 @@ class A2PR(TD3BC):
     # -------------------------------------------------------------- learning
 
     def update(self, batch: Batch, step: Tensor, update_actor: bool) -> Metrics:
-        """One update in place; `step` numbers it from 1. A pure tensor program but for the flag.
-
-        `update_actor` is true every `policy_delay`-th time. Returns metrics (S,), on the device.
-        """
         # Critic: TD3's
         with self.autocast():
             successor = self.successor(batch, step)
-        metrics = self.descend(
-            lambda p: self.critic_loss(p, batch, successor), self.critic_params, self.critic_optimizer
-        )
+            grads, losses, metrics = gradients(self.critic_loss, self.critic_params, batch, successor)
+        self.critic_optimizer.step(self.critic_params, grads, losses, self.alive)
 
         # Value, by the new critics; `value` is V(s) from before this step, here and below
-        value, more = self.descend(
-            lambda p: self.value_loss(p, batch, successor), self.value_params, self.value_optimizer
-        )
+        with self.autocast():
+            grads, losses, (value, more) = gradients(self.value_loss, self.value_params, batch, successor)
+        self.value_optimizer.step(self.value_params, grads, losses, self.alive)
         metrics |= more
 
         # Behaviour policy: a VAE of the data's actions that are better than V
-        with torch.no_grad(), self.autocast():
-            q_data = self.first_q(batch.obs, batch.action)
-        metrics |= self.descend(
-            lambda p: self.vae_loss(p, batch, q_data - value, step), self.vae_params, self.vae_optimizer
-        )
+        with self.autocast():
+            with torch.no_grad():
+                q_data = self.first_q(batch.obs, batch.action)
+            grads, losses, more = gradients(self.vae_loss, self.vae_params, batch, q_data - value, step)
+        self.vae_optimizer.step(self.vae_params, grads, losses, self.alive)
+        metrics |= more
         if not update_actor:
             return metrics
 
         # Actor
-        metrics |= self.descend(
-            lambda p: self.actor_loss(p, batch, q_data, value, step), self.actor_params, self.actor_optimizer
-        )
+        with self.autocast():
+            grads, losses, more = gradients(self.actor_loss, self.actor_params, batch, q_data, value, step)
+        self.actor_optimizer.step(self.actor_params, grads, losses, self.alive)
         self.move_targets()
-        return metrics
+        return metrics | more
 
     def value_loss(
         self, params: Params, batch: Batch, successor: Successor
@@ -214,7 +205,7 @@ class A2PR(TD3BC):
 
     # ----------------------------------------------------------------- state
 
-    def state(self) -> dict[str, Params | dict[str, Params]]:
+    def state(self) -> dict[str, Any]:
         return super().state() | {
             "value": self.value_params,
             "value_optimizer": self.value_optimizer.state(),

@@ -8,53 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from agents.td3 import descend
-from rlreg.buffers import Batch
+from rlreg import checks
+from rlreg.agent import AgentConfig, BatchAgent
+from rlreg.buffers import Batch, DatasetBuffer
 from rlreg.config import TrainConfig
-from rlreg.errors import UserError, require
+from rlreg.errors import UserError
 from rlreg.networks import Actor, Normalizer, Params
 from rlreg.objectives import cloning_loss
-from rlreg.optim import Adam
+from rlreg.optim import Adam, gradients
 from rlreg.regularizers import Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.training.offline import OfflineTraining
 
 
 @dataclass
-class BCConfig:
-    """Behaviour cloning's knobs; network and step size are those of TD3+BC's actor."""
+class BCConfig(AgentConfig):
+    """Behaviour cloning's settings; network and step size are those of TD3+BC's actor."""
 
     _target_: str = "agents.bc.BC"
     name: str = "bc"
-    """What run folders and tables call the agent."""
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the policy's hidden layers."""
     learning_rate: float = 3e-4
     batch_size: int = 256
     normalize_obs: bool = True
     """Whether training fits `normalizer` to the data's states."""
-    policy_delay: ClassVar[int] = 1
-    """Every update is one of the policy."""
-    discount: ClassVar[float] = 0.99
-    """Of no effect: there is no value function."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.hidden) and min(self.hidden) >= 1,
-            "agent.hidden",
-            list(self.hidden),
-            "widths >= 1, such as [256,256]",
-        )
-        require(self.batch_size >= 1, "agent.batch_size", self.batch_size, "a whole number >= 1")
-        require(self.learning_rate > 0, "agent.learning_rate", self.learning_rate, "a number > 0")
+        checks.widths(self, "agent", "hidden")
+        checks.whole(self, "agent", "batch_size")
+        checks.positive(self, "agent", "learning_rate")
 
 
-class BC:
+class BC(BatchAgent):
     """S independent policies. All observations that come in are raw."""
 
     Config = BCConfig
@@ -80,7 +71,10 @@ class BC:
         self.actor_params = self.actor.init(Rng(seeds, device))
         self.actor_optimizer = Adam(self.actor_params, config.learning_rate)
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
-        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
+
+    def fit(self, data: DatasetBuffer) -> None:
+        if self.config.normalize_obs:
+            self.normalizer.fit(data.obs)
 
     def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """pi(s), which explores nothing whatever the noise: (S, N, O) -> (S, N, A)."""
@@ -91,16 +85,12 @@ class BC:
         loss = cloning_loss(self.actor(params, batch.obs), batch.action)
         return loss, {"train/actor_loss": loss.detach()}
 
-    def update(self, batch: Batch, step: Tensor, update_actor: bool = True) -> Metrics:
-        """One update in place; step and flag play no part. Returns metrics (S,), on the device."""
-        return descend(lambda p: self.actor_loss(p, batch), self.actor_params, self.actor_optimizer, self.alive)
+    def update(self, batch: Batch, step: Tensor) -> Metrics:
+        grads, losses, metrics = gradients(self.actor_loss, self.actor_params, batch)
+        self.actor_optimizer.step(self.actor_params, grads, losses, self.alive)
+        return metrics
 
-    def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
-        """There is none: NaN, (S, B)."""
-        return torch.full(obs.shape[:2], torch.nan, device=obs.device)
-
-    def state(self) -> dict[str, Params | dict[str, Params]]:
-        """Every tensor that learning changes or keeps, live and nested by name; S first in all but step counts."""
+    def state(self) -> dict[str, Any]:
         return {
             "actor": self.actor_params,
             "actor_optimizer": self.actor_optimizer.state(),

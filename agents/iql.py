@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.td3 import descend
-from rlreg.buffers import Batch
+from rlreg import checks
+from rlreg.agent import AgentConfig, BatchAgent
+from rlreg.buffers import Batch, DatasetBuffer
 from rlreg.config import TrainConfig
 from rlreg.errors import require
 from rlreg.networks import Actor, Critic, Normalizer, Params, StateValue, polyak_
@@ -32,7 +33,7 @@ from rlreg.objectives import (
     gaussian_log_prob,
     td_target,
 )
-from rlreg.optim import Adam
+from rlreg.optim import Adam, gradients
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.training.offline import OfflineTraining
@@ -43,12 +44,11 @@ WEIGHT_LIMIT = 100.0
 
 
 @dataclass
-class IQLConfig:
-    """IQL's knobs; the defaults are the paper's for locomotion (AntMaze there: expectile 0.9, temperature 10)."""
+class IQLConfig(AgentConfig):
+    """IQL's settings; the defaults are the paper's for locomotion (AntMaze there: expectile 0.9, temperature 10)."""
 
     _target_: str = "agents.iql.IQL"
     name: str = "iql"
-    """What run folders and tables call the agent."""
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the hidden layers of policy, critics and value."""
     num_critics: int = 2
@@ -70,26 +70,17 @@ class IQLConfig:
     normalize_rewards: bool = True
     """Whether training multiplies rewards by 1000 / (best - worst return of the data's episodes), for which temperature
     and weight limit are meant. The authors do it in Gym-MuJoCo only; for Adroit give false."""
-    policy_delay: ClassVar[int] = 1
-    """Every update is one of the policy too."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.hidden) and min(self.hidden) >= 1,
-            "agent.hidden",
-            list(self.hidden),
-            "widths >= 1, such as [256,256]",
-        )
-        for name in ("num_critics", "batch_size", "schedule_steps"):
-            require(getattr(self, name) >= 1, f"agent.{name}", getattr(self, name), "a whole number >= 1")
-        for name in ("expectile", "discount"):
-            require(0 < getattr(self, name) < 1, f"agent.{name}", getattr(self, name), "a number in (0, 1)")
-        require(self.temperature >= 0, "agent.temperature", self.temperature, "a number >= 0")
-        require(self.learning_rate > 0, "agent.learning_rate", self.learning_rate, "a number > 0")
-        require(0 < self.tau <= 1, "agent.tau", self.tau, "a number in (0, 1]")
+        checks.widths(self, "agent", "hidden")
+        checks.whole(self, "agent", "num_critics", "batch_size", "schedule_steps")
+        checks.within(self, "agent", "expectile", "discount", interval="(0, 1)")
+        checks.not_negative(self, "agent", "temperature")
+        checks.positive(self, "agent", "learning_rate")
+        checks.within(self, "agent", "tau", interval="(0, 1]")
 
 
-class IQL:
+class IQL(BatchAgent):
     """S independent IQL learners. All observations that come in are raw."""
 
     Config = IQLConfig
@@ -127,7 +118,11 @@ class IQL:
         self.reward_scale = torch.ones(len(seeds), device=device)
         """(S,) what rewards are multiplied by."""
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
-        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
+
+    def fit(self, data: DatasetBuffer) -> None:
+        if self.config.normalize_obs:
+            self.normalizer.fit(data.obs)
+        self.fit_rewards(data.returns)
 
     def fit_rewards(self, returns: NDArray) -> None:
         """Scale rewards by the data's returns (E,), if configured. Raises `UserError` where these are all equal."""
@@ -198,37 +193,35 @@ class IQL:
             discount=self.config.discount,
         )
 
-    def update(self, batch: Batch, step: Tensor, update_actor: bool = True) -> Metrics:
-        """One update in place, of the policy too whatever the flag; `step` numbers it from 1.
-
-        A pure tensor program. Returns metrics (S,), on the device.
-        """
+    def update(self, batch: Batch, step: Tensor) -> Metrics:
         # Value
         with torch.no_grad():
             q = self._target_q(batch.obs, batch.action)
-        metrics = descend(
-            lambda p: self.value_loss(p, batch, q), self.value_params, self.value_optimizer, self.alive
-        )
+        grads, losses, metrics = gradients(self.value_loss, self.value_params, batch, q)
+        self.value_optimizer.step(self.value_params, grads, losses, self.alive)
 
         # Policy, by the new value
         with torch.no_grad():
             advantage = q - self.value(self.value_params, batch.obs)
         self.actor_learning_rate.copy_(self.config.learning_rate * cosine_decay(step - 1, self.config.schedule_steps))
-        metrics |= descend(
-            lambda p: self.actor_loss(p, batch, advantage), self.actor_params, self.actor_optimizer, self.alive
-        )
+        grads, losses, more = gradients(self.actor_loss, self.actor_params, batch, advantage)
+        self.actor_optimizer.step(self.actor_params, grads, losses, self.alive)
+        metrics |= more
 
         # Critic, by the new value
-        metrics |= descend(
-            lambda p: self.critic_loss(p, batch), self.critic_params, self.critic_optimizer, self.alive
-        )
+        grads, losses, more = gradients(self.critic_loss, self.critic_params, batch)
+        self.critic_optimizer.step(self.critic_params, grads, losses, self.alive)
         polyak_(self.critic_target, self.critic_params, self.config.tau)
-        return metrics
+        return metrics | more
 
     def _target_q(self, obs: Tensor, action: Tensor) -> Tensor:
         return clipped_double_q(self.critic(self.critic_target, obs, action))
 
     # ------------------------------------------------------------- measuring
+
+    @property
+    def discount(self) -> float:
+        return self.config.discount
 
     def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
         """min_i Q_i(s, a) in units of the data's own rewards: (S, B, O), (S, B, A) -> (S, B)."""
@@ -241,8 +234,7 @@ class IQL:
 
     # ----------------------------------------------------------------- state
 
-    def state(self) -> dict[str, Params | dict[str, Params]]:
-        """Every tensor that learning changes or keeps, live and nested by name; S first in all but step counts."""
+    def state(self) -> dict[str, Any]:
         return {
             "actor": self.actor_params,
             "critic": self.critic_params,

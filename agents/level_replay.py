@@ -9,8 +9,8 @@ Shapes: S seeds, T steps of a rollout, N worlds a seed, K slots of the buffer, G
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from agents.ppo import PPO, PPOConfig
+from rlreg import checks
+from rlreg.agent import AgentConfig, CurriculumAgent
 from rlreg.errors import require
 from rlreg.level_buffer import LevelsConfig, ScoredLevels, Scores, draw, episode_scores
 from rlreg.regularizers import Metrics, Regularizer
@@ -38,31 +40,27 @@ class InformationConfig:
     """Steps of each world in a measurement."""
 
     def __post_init__(self) -> None:
-        require(self.every >= 0, "agent.information.every", self.every, "a whole number >= 0")
-        for name in ("num_envs", "length"):
-            require(getattr(self, name) >= 1, f"agent.information.{name}", getattr(self, name), "a whole number >= 1")
+        checks.whole(self, "agent.information", "every", least=0)
+        checks.whole(self, "agent.information", "num_envs", "length")
 
 
 @dataclass
-class CurriculumConfig:
+class CurriculumConfig(AgentConfig):
     """What every curriculum has."""
 
     _target_: str = "agents.level_replay.LevelReplay"
     name: str = "plr"
-    """What run folders and tables call the method."""
     student: PPOConfig = field(default_factory=PPOConfig)
     levels: LevelsConfig = field(default_factory=LevelsConfig)
     """`dataset_levels` is put right once the dataset is known, for methods that have one."""
     information: InformationConfig = field(default_factory=InformationConfig)
 
 
-class Curriculum(ABC):
+class Curriculum(CurriculumAgent):
     """S students, each with a curriculum of its own."""
 
     Config = CurriculumConfig
     Training = CurriculumTraining
-    uses_dataset = True
-    """Whether the training levels are the buffer's to begin with."""
     grows = True
     """Whether levels are added to the buffer; it has no room beyond the dataset where not."""
 
@@ -100,19 +98,12 @@ class Curriculum(ABC):
         self.warm_up = self.buffer.warm_up_cycles(self.num_envs) if self.uses_dataset else 0
         self.num_cycles = self.warm_up + num_updates
         self.cycles = 0
-        """Cycles so far, and the number of the one that runs: each plays at least one rollout."""
         self.env_steps = 0
-        """Environment steps so far, a seed."""
         self.last: Metrics = {}
         """What the last cycles have to report of new levels, (S,) each."""
         self.new_levels: Tensor | None = None
-        """The newest levels that are no dataset's, (S, n, G, G), to look at."""
-
-    def begin(self, report: Callable[[str], None]) -> None:  # noqa: B027 (optional)
-        """What has to be done before the first cycle; `report(text)` tells the user of slow parts."""
 
     def cycle(self) -> Metrics | None:
-        """One cycle; the student's metrics (S,), or None if it made no gradient step."""
         metrics = self.score_dataset() if self.cycles < self.warm_up else self.cycle_after_warm_up()
         self.cycles += 1
         return metrics
@@ -183,20 +174,19 @@ class Curriculum(ABC):
     # ----------------------------------------------------------------- state
 
     def distribution(self) -> Tensor | None:
-        """P over the buffer's slots now, (S, K); None where levels are not drawn from it."""
         return self.buffer.distribution(self.eta)
 
+    def stored_levels(self, i: int, slots: Tensor) -> Tensor:
+        return self.buffer.levels[i, slots].view(-1, self.size, self.size)
+
     def statistics(self) -> Metrics:
-        """What there is to log beside the student's metrics, (S,) each."""
         probability = self.distribution()
         return self.last if probability is None else self.last | self.buffer.statistics(probability)
 
     def state(self) -> dict[str, Any]:
-        """What the student is, by name."""
         return self.student.state()
 
     def progress(self) -> dict[str, Any]:
-        """The tensors of the curriculum, by name."""
         return {"levels": self.buffer.state()}
 
 
@@ -224,7 +214,7 @@ class DomainRandomization(Curriculum):
 
 @dataclass
 class RobustPLRConfig(CurriculumConfig):
-    """Robust PLR's knobs."""
+    """Robust PLR's settings."""
 
     _target_: str = "agents.level_replay.RobustPLR"
     name: str = "robust_plr"
@@ -234,9 +224,7 @@ class RobustPLRConfig(CurriculumConfig):
     """Share of the buffer that has to be proposed before the first replay."""
 
     def __post_init__(self) -> None:
-        for name in ("replay_probability", "least_fill"):
-            value = getattr(self, name)
-            require(0 < value <= 1, f"agent.{name}", value, "a number in (0, 1]")
+        checks.within(self, "agent", "replay_probability", "least_fill", interval="(0, 1]")
 
 
 class RobustPLR(Curriculum):
@@ -291,13 +279,12 @@ class EditConfig:
     """Changes a level."""
 
     def __post_init__(self) -> None:
-        for name in ("num_parents", "num_edits"):
-            require(getattr(self, name) >= 1, f"agent.edits.{name}", getattr(self, name), "a whole number >= 1")
+        checks.whole(self, "agent.edits", "num_parents", "num_edits")
 
 
 @dataclass
 class ACCELConfig(RobustPLRConfig):
-    """Robust PLR's knobs and those of the edits."""
+    """Robust PLR's settings and those of the edits."""
 
     _target_: str = "agents.level_replay.ACCEL"
     name: str = "accel"
@@ -325,7 +312,7 @@ class ACCEL(RobustPLR):
 
 @dataclass
 class EditReplayConfig(CurriculumConfig):
-    """Level replay's knobs and those of the edits."""
+    """Level replay's settings and those of the edits."""
 
     _target_: str = "agents.level_replay.EditReplay"
     name: str = "el_dred"

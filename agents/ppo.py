@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlreg.errors import require
+from rlreg import checks
 from rlreg.networks import Params
 from rlreg.objectives import clipped_policy_loss, clipped_value_loss, gae, sampled_category, standardized
 from rlreg.optim import Adam, clip_by_norm, gradients
@@ -26,7 +26,7 @@ from rlreg.rollouts import PolicyOutput, Rollout
 
 @dataclass
 class PPOConfig:
-    """The student's knobs; the defaults are DRED's for MiniGrid."""
+    """The student's settings; the defaults are DRED's for MiniGrid."""
 
     hidden_dim: int = 256
     """Units of the LSTM."""
@@ -53,16 +53,13 @@ class PPOConfig:
     """What a time-out and a rollout's end are worth: none, nothing, as the released code has it; or value, V there."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_dim", "filters", "head_dim", "num_envs", "rollout_length", "epochs"):
-            value = getattr(self, name)
-            require(value >= 1, f"agent.student.{name}", value, "a whole number >= 1")
-        for name in ("learning_rate", "adam_eps", "clip", "max_grad_norm"):
-            require(getattr(self, name) > 0, f"agent.student.{name}", getattr(self, name), "a number > 0")
-        for name in ("value_coefficient", "entropy_coefficient"):
-            require(getattr(self, name) >= 0, f"agent.student.{name}", getattr(self, name), "a number >= 0")
-        require(0 < self.discount < 1, "agent.student.discount", self.discount, "a number in (0, 1)")
-        require(0 <= self.gae_lambda <= 1, "agent.student.gae_lambda", self.gae_lambda, "a number in [0, 1]")
-        require(self.bootstrap in ("none", "value"), "agent.student.bootstrap", self.bootstrap, "none or value")
+        group = "agent.student"
+        checks.whole(self, group, "hidden_dim", "filters", "head_dim", "num_envs", "rollout_length", "epochs")
+        checks.positive(self, group, "learning_rate", "adam_eps", "clip", "max_grad_norm")
+        checks.not_negative(self, group, "value_coefficient", "entropy_coefficient")
+        checks.within(self, group, "discount", interval="(0, 1)")
+        checks.within(self, group, "gae_lambda", interval="[0, 1]")
+        checks.one_of(self, group, "bootstrap", "none", "value")
 
 
 class Outputs(NamedTuple):
@@ -135,20 +132,9 @@ class PPO:
         target = (advantage + rollout.value).flatten(1)
         advantage = standardized(advantage).flatten(1)
         for _ in range(self.config.epochs):
-            metrics = self.descend(rollout, advantage, target)
-        return metrics
-
-    def descend(self, rollout: Rollout, advantage: Tensor, target: Tensor) -> Metrics:
-        """One step of Adam on all of a rollout, its gradient clipped seed by seed."""
-
-        def with_value(params: Params) -> tuple[Tensor, tuple[Tensor, Metrics]]:
-            losses, metrics = self.loss(params, rollout, advantage, target)
-            return losses, (losses.detach(), metrics)
-
-        grads, (losses, metrics) = gradients(with_value, self.params)
-        self.alive.logical_and_(torch.isfinite(losses))
-        grads, norm = clip_by_norm(grads, self.config.max_grad_norm)
-        self.optimizer.step(self.params, grads, self.alive)
+            grads, losses, metrics = gradients(self.loss, self.params, rollout, advantage, target)
+            grads, norm = clip_by_norm(grads, self.config.max_grad_norm)
+            self.optimizer.step(self.params, grads, losses, self.alive)
         return metrics | {"train/grad_norm": norm}
 
     def loss(self, params: Params, rollout: Rollout, advantage: Tensor, target: Tensor) -> tuple[Tensor, Metrics]:
@@ -206,7 +192,7 @@ class PPO:
 
     # ----------------------------------------------------------------- state
 
-    def state(self) -> dict[str, Params | dict[str, Params]]:
+    def state(self) -> dict[str, Any]:
         """Every tensor that learning changes or keeps, live and nested by name; S first in all but step counts."""
         return {
             "student": self.params,

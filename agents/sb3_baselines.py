@@ -20,9 +20,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from rlreg import checks
+from rlreg.agent import Agent, AgentConfig
 from rlreg.checkpoint import copy_into, flatten
 from rlreg.config import TrainConfig
-from rlreg.errors import UserError, require, unknown
+from rlreg.errors import UserError, unknown
 from rlreg.regularizers import Regularizer
 from rlreg.sb3 import Models, Spaces, action_noise, model_state, off_policy_settings
 from rlreg.training.sb3_baselines import SB3Training
@@ -36,12 +38,10 @@ _OURS = {
 
 
 @dataclass
-class SB3Config:
+class SB3Config(AgentConfig):
     """An algorithm of Stable-Baselines3 and its settings."""
 
     _target_: str = "agents.sb3_baselines.SB3"
-    name: str = MISSING
-    """What run folders and tables call the agent."""
     algorithm: str = MISSING
     """TD3, DDPG, SAC or PPO."""
     hidden: list[int] = field(default_factory=lambda: [256, 256])
@@ -55,26 +55,20 @@ class SB3Config:
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise unknown("agent.algorithm", str(self.algorithm), ALGORITHMS)
-        require(
-            bool(self.hidden) and min(self.hidden) >= 1,
-            "agent.hidden",
-            list(self.hidden),
-            "widths >= 1, such as [256,256]",
-        )
-        require(0 < self.discount < 1, "agent.discount", self.discount, "a number in (0, 1)")
-        require(self.exploration_noise >= 0, "agent.exploration_noise", self.exploration_noise, "a number >= 0")
+        checks.widths(self, "agent", "hidden")
+        checks.within(self, "agent", "discount", interval="(0, 1)")
+        checks.not_negative(self, "agent", "exploration_noise")
         valid = inspect.signature(getattr(stable_baselines3, self.algorithm).__init__).parameters.keys() - _OURS
         for key in self.settings:
             if key not in valid:
                 raise unknown("key", f"agent.settings.{key}", [f"agent.settings.{name}" for name in valid])
 
 
-class SB3(Models):
+class SB3(Models, Agent):
     """S models of one of SB3's algorithms, for evaluation, checkpoints and export."""
 
     Config = SB3Config
     Training = SB3Training
-    """The loop that the runner trains it with."""
 
     def __init__(
         self,
@@ -93,6 +87,7 @@ class SB3(Models):
             )
         self.config, self.device = config, torch.device(device)
         self.obs_dim, self.action_dim, self.seeds = obs_dim, action_dim, tuple(seeds)
+        self.alive = torch.ones(len(self.seeds), dtype=torch.bool, device=device)
         nothing_stored = TrainConfig(buffer_capacity=1)
         super().__init__([self.build(seed, Spaces(obs_dim, action_dim), nothing_stored) for seed in self.seeds])
 

@@ -6,15 +6,16 @@ DDPG is `num_critics=1, policy_delay=1, target_noise=0`. BEER, the paper's agent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from rlreg import checks
+from rlreg.agent import AgentConfig, BatchAgent
 from rlreg.buffers import Batch, NStepBatch
-from rlreg.errors import require
 from rlreg.networks import (
     Actor,
     Critic,
@@ -32,17 +33,18 @@ from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.training.online import OnlineTraining
 
-Loss = Callable[[Params], tuple[Tensor, Any]]
-"""Parameters to losses (S,) and whatever else is wanted of their computation, metrics above all."""
+if TYPE_CHECKING:
+    import gymnasium
+
+    from rlreg.config import TrainConfig
 
 
 @dataclass
-class TD3Config:
-    """TD3's knobs; the defaults are TD3 with the BEER paper's networks and step sizes."""
+class TD3Config(AgentConfig):
+    """TD3's settings; the defaults are TD3 with the BEER paper's networks and step sizes."""
 
     _target_: str = "agents.td3.TD3"
     name: str = "td3"
-    """What run folders and tables call the agent."""
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the hidden layers of actor and critic."""
     num_critics: int = 2
@@ -67,39 +69,13 @@ class TD3Config:
     """float32, or bfloat16: matrix products in bfloat16, parameters and Adam in float32."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.hidden) and min(self.hidden) >= 1,
-            "agent.hidden",
-            list(self.hidden),
-            "widths >= 1, such as [256,256]",
-        )
-        for name in ("num_critics", "policy_delay", "batch_size"):
-            require(getattr(self, name) >= 1, f"agent.{name}", getattr(self, name), "a whole number >= 1")
-        for name in ("target_noise", "target_noise_clip", "exploration_noise"):
-            require(getattr(self, name) >= 0, f"agent.{name}", getattr(self, name), "a number >= 0")
-        for name in ("actor_learning_rate", "critic_learning_rate"):
-            require(getattr(self, name) > 0, f"agent.{name}", getattr(self, name), "a number > 0")
-        require(0 < self.discount < 1, "agent.discount", self.discount, "a number in (0, 1)")
-        require(0 < self.tau <= 1, "agent.tau", self.tau, "a number in (0, 1]")
-        require(
-            self.precision in ("float32", "bfloat16"), "agent.precision", self.precision, "float32 or bfloat16"
-        )
-
-
-def descend(loss: Loss, params: Params, optimizer: Adam, alive: Tensor) -> Any:
-    """One step of Adam, in place, on `loss(params) -> ((S,), aux)`; returns aux.
-
-    A seed whose loss is not finite is first struck from `alive` (S,), and so keeps its parameters.
-    """
-
-    def with_value(params: Params) -> tuple[Tensor, tuple[Tensor, Any]]:
-        losses, aux = loss(params)
-        return losses, (losses.detach(), aux)
-
-    grads, (value, aux) = gradients(with_value, params)
-    alive.logical_and_(torch.isfinite(value))
-    optimizer.step(params, grads, alive)
-    return aux
+        checks.widths(self, "agent", "hidden")
+        checks.whole(self, "agent", "num_critics", "policy_delay", "batch_size")
+        checks.not_negative(self, "agent", "target_noise", "target_noise_clip", "exploration_noise")
+        checks.positive(self, "agent", "actor_learning_rate", "critic_learning_rate")
+        checks.within(self, "agent", "discount", interval="(0, 1)")
+        checks.within(self, "agent", "tau", interval="(0, 1]")
+        checks.one_of(self, "agent", "precision", "float32", "bfloat16")
 
 
 class Successor(NamedTuple):
@@ -113,7 +89,7 @@ class Successor(NamedTuple):
     """y = r + gamma (1 - d) min_i Q'_i(s', a'), (S, B)."""
 
 
-class TD3:
+class TD3(BatchAgent):
     """S independent TD3 learners."""
 
     Config = TD3Config
@@ -149,7 +125,6 @@ class TD3:
         self.actor_optimizer = Adam(self.actor_params, config.actor_learning_rate)
         self.critic_optimizer = Adam(self.critic_params, config.critic_learning_rate)
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
-        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
 
     # ---------------------------------------------------------------- acting
 
@@ -161,7 +136,6 @@ class TD3:
         return (action + self.config.exploration_noise * noise).clamp(-1.0, 1.0)
 
     def observe(self, obs: Tensor) -> None:
-        """Take note of what the worlds show, (S, N, O), before acting on it."""
         if self.config.running_normalization:
             self.normalizer.update(obs)
 
@@ -177,10 +151,10 @@ class TD3:
             action = smoothed_action(action, noise, c.target_noise, c.target_noise_clip)
         feature = self.critic.features(self.critic_target, batch.next_obs, action)
         next_value = clipped_double_q(self.critic.value(self.critic_target, feature).float())
-        target = td_target(batch.reward, batch.terminated, next_value, self.discount(batch))
+        target = td_target(batch.reward, batch.terminated, next_value, self.discount_of(batch))
         return Successor(action, feature, target)
 
-    def discount(self, batch: Batch | NStepBatch) -> float | Tensor:
+    def discount_of(self, batch: Batch | NStepBatch) -> float | Tensor:
         """What the value of s' counts: gamma, or gamma^k (S, B) where rewards are of k steps."""
         return batch.discount if isinstance(batch, NStepBatch) else self.config.discount
 
@@ -198,7 +172,7 @@ class TD3:
             head_weight=self.critic.head_weight(params),
             reward=batch.reward,
             terminated=batch.terminated,
-            discount=self.discount(batch),
+            discount=self.discount_of(batch),
         )
 
     def critic_loss(self, params: Params, batch: Batch, successor: Successor) -> tuple[Tensor, Metrics]:
@@ -219,38 +193,38 @@ class TD3:
         """Q_1(s, a), with gradient to the action but not to the critic: (S, B, O), (S, B, A) -> (S, B)."""
         return self.critic(first_critic(detached(self.critic_params)), obs, action).float().squeeze(1)
 
-    def update(self, batch: Batch, step: Tensor, update_actor: bool) -> Metrics:
-        """One update in place; `step` numbers it from 1. A pure tensor program but for the flag.
+    def variant(self, number: int) -> tuple[bool]:
+        """Whether update `number` is one of the policy and the targets too."""
+        return (number % self.config.policy_delay == 0,)
 
-        `update_actor` is true every `policy_delay`-th time. Returns metrics (S,), on the device.
-        """
+    def update(self, batch: Batch, step: Tensor, update_actor: bool) -> Metrics:
         # Critic
         with self.autocast():
             successor = self.successor(batch, step)
-        metrics = self.descend(
-            lambda p: self.critic_loss(p, batch, successor), self.critic_params, self.critic_optimizer
-        )
+            grads, losses, metrics = gradients(self.critic_loss, self.critic_params, batch, successor)
+        self.critic_optimizer.step(self.critic_params, grads, losses, self.alive)
         if not update_actor:
             return metrics
 
         # Actor
-        metrics |= self.descend(lambda p: self.actor_loss(p, batch), self.actor_params, self.actor_optimizer)
+        with self.autocast():
+            grads, losses, more = gradients(self.actor_loss, self.actor_params, batch)
+        self.actor_optimizer.step(self.actor_params, grads, losses, self.alive)
         self.move_targets()
-        return metrics
+        return metrics | more
 
     def move_targets(self) -> None:
         polyak_(self.critic_target, self.critic_params, self.config.tau)
         polyak_(self.actor_target, self.actor_params, self.config.tau)
 
-    def descend(self, loss: Loss, params: Params, optimizer: Adam) -> Any:
-        """`descend` above, in this agent's precision."""
-        with self.autocast():
-            return descend(loss, params, optimizer, self.alive)
-
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     # ------------------------------------------------------------- measuring
+
+    @property
+    def discount(self) -> float:
+        return self.config.discount
 
     def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
         """min_i Q_i(s, a), the value the TD target trusts: (S, B, O), (S, B, A) -> (S, B)."""
@@ -258,8 +232,7 @@ class TD3:
 
     # ----------------------------------------------------------------- state
 
-    def state(self) -> dict[str, Params | dict[str, Params]]:
-        """Every tensor that learning changes or keeps, live and nested by name; S first in all but step counts."""
+    def state(self) -> dict[str, Any]:
         normalizer = {"normalizer": self.normalizer.state()} if self.config.running_normalization else {}
         return normalizer | {
             "actor": self.actor_params,
@@ -271,3 +244,16 @@ class TD3:
             "constants": self.constants,
             "alive": {"alive": self.alive},
         }
+
+    def to_sb3(self, i: int, env: gymnasium.Env, train: TrainConfig) -> Any:
+        """Seed number i as Stable-Baselines3's TD3, or DDPG where the settings amount to that, with its Adam moments.
+
+        Raises `UserError` for a subclass whose networks see more than raw observations, and which has to say itself how
+        to fold that into its first layers.
+        """
+        from rlreg.sb3 import td3_model
+
+        fold = self.normalizer.fold if self.config.running_normalization else None
+        if fold is None and self.actor.normalize is not unchanged:
+            return super().to_sb3(i, env, train)
+        return td3_model(self.config, self.state(), i, env, train, self.device, fold)

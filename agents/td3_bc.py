@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from agents.td3 import TD3, TD3Config
-from rlreg.buffers import Batch
+from rlreg import checks
+from rlreg.buffers import Batch, DatasetBuffer
 from rlreg.config import TrainConfig
 from rlreg.errors import require
 from rlreg.networks import Normalizer, Params
@@ -25,7 +26,7 @@ from rlreg.training.offline import OfflineTraining
 
 @dataclass
 class TD3BCConfig(TD3Config):
-    """TD3's knobs and two more; the defaults are the paper's (its table 3)."""
+    """TD3's settings and two more; the defaults are the paper's (its table 3)."""
 
     _target_: str = "agents.td3_bc.TD3BC"
     name: str = "td3_bc"
@@ -38,7 +39,7 @@ class TD3BCConfig(TD3Config):
         super().__post_init__()
         running = self.running_normalization
         require(not running, "agent.running_normalization", running, "false: a dataset is known from the start")
-        require(self.alpha >= 0, "agent.alpha", self.alpha, "a number >= 0")
+        checks.not_negative(self, "agent", "alpha")
 
 
 class TD3BC(TD3):
@@ -70,6 +71,10 @@ class TD3BC(TD3):
             normalize=self.normalizer,
         )
 
+    def fit(self, data: DatasetBuffer) -> None:
+        if self.config.normalize_obs:
+            self.normalizer.fit(data.obs)
+
     def actor_loss(self, params: Params, batch: Batch) -> tuple[Tensor, Metrics]:
         """-lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2, the paper's eq. 5: (S,)."""
         action = self.actor(params, batch.obs)
@@ -79,7 +84,7 @@ class TD3BC(TD3):
         metrics = {"train/actor_loss": loss, "train/lambda": scale, "behaviour/cloning_loss": cloning}
         return loss, {name: value.detach() for name, value in metrics.items()}
 
-    def state(self) -> dict[str, Params | dict[str, Params]]:
+    def state(self) -> dict[str, Any]:
         return super().state() | {"normalizer": self.normalizer.state()}
 
     def to_sb3(self, i: int, env: Any, train: TrainConfig) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from agents.level_replay import Curriculum, CurriculumConfig
+from rlreg import checks
 from rlreg.errors import require
 from rlreg.regularizers import Metrics
 from rlreg.training.curriculum import LevelSpace
@@ -21,7 +22,7 @@ from rlreg.training.curriculum import LevelSpace
 
 @dataclass
 class LevelModelConfig:
-    """The level model's knobs; the defaults are the paper's."""
+    """The level model's settings; the defaults are the paper's."""
 
     seed: int = 20211201
     """Of its initialisation and training, which are the same for all seeds of a run."""
@@ -32,16 +33,15 @@ class LevelModelConfig:
     learning_rate: float = 3.976022969069069e-4
 
     def __post_init__(self) -> None:
-        for name in ("latent", "hidden", "epochs"):
-            require(getattr(self, name) >= 1, f"agent.model.{name}", getattr(self, name), "a whole number >= 1")
-        require(self.batch_size >= 2, "agent.model.batch_size", self.batch_size, "a whole number >= 2")
-        require(self.learning_rate > 0, "agent.model.learning_rate", self.learning_rate, "a number > 0")
-        require(0 <= self.seed < 2**31, "agent.model.seed", self.seed, "a whole number in [0, 2^31)")
+        checks.whole(self, "agent.model", "latent", "hidden", "epochs")
+        checks.whole(self, "agent.model", "batch_size", least=2)
+        checks.positive(self, "agent.model", "learning_rate")
+        checks.random_seed(self, "agent.model", "seed")
 
 
 @dataclass
 class VAEDREDConfig(CurriculumConfig):
-    """Level replay's knobs and those of the generator."""
+    """Level replay's settings and those of the generator."""
 
     _target_: str = "agents.vae_dred.VAEDRED"
     name: str = "vae_dred"
@@ -52,8 +52,7 @@ class VAEDREDConfig(CurriculumConfig):
     model: LevelModelConfig = field(default_factory=LevelModelConfig)
 
     def __post_init__(self) -> None:
-        for name in ("pairs", "interpolations"):
-            require(getattr(self, name) >= 1, f"agent.{name}", getattr(self, name), "a whole number >= 1")
+        checks.whole(self, "agent", "pairs", "interpolations")
         made, worlds = self.pairs * self.interpolations, self.student.num_envs
         require(made == worlds, "agent.pairs", self.pairs, f"pairs * interpolations = {worlds} worlds, not {made}")
 

@@ -19,7 +19,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +32,7 @@ import torch
 from stable_baselines3.common.logger import configure
 
 from agents.td3 import TD3, TD3Config
+from rlreg.agent import BatchAgent
 from rlreg.buffers import Replay
 from rlreg.compilation import prepare
 from rlreg.regularizers import BEER, Regularizer
@@ -125,12 +126,12 @@ def ours(agent: str, seeds: int, mode: str, device: str, precision: str = "float
     return contestant(agent, name, learner, replay, mode)
 
 
-def contestant(name: str, label: str, learner: Any, memory: Any, mode: str, per_call: int = 1) -> Contestant:
+def contestant(name: str, label: str, learner: BatchAgent, memory: Any, mode: str, per_call: int = 1) -> Contestant:
     """A learner of ours that updates from `memory`, `per_call` updates a call; `label` is what its mode is called."""
-    batch_size, delay = learner.config.batch_size, learner.config.policy_delay
+    batch_size = learner.batch_size
 
-    def update(number: torch.Tensor, update_actor: bool) -> dict[str, torch.Tensor]:
-        return learner.update(memory.sample("replay", number, batch_size), number, update_actor)
+    def update(number: torch.Tensor, variant: tuple[Hashable, ...]) -> dict[str, torch.Tensor]:
+        return learner.update(memory.sample("replay", number, batch_size), number, *variant)
 
     program = prepare(update, mode, learner.device, 10**6, per_call)
     number = torch.zeros((), dtype=torch.int64, device=learner.device)
@@ -139,8 +140,8 @@ def contestant(name: str, label: str, learner: Any, memory: Any, mode: str, per_
     def turn(n: int) -> None:
         nonlocal made
         for _ in range(-(-n // per_call)):
-            flags = tuple((made + k) % delay == 0 for k in range(1, per_call + 1))
-            program(number.fill_(made + 1), flags if per_call > 1 else flags[0])
+            variants = tuple(learner.variant(made + k) for k in range(1, per_call + 1))
+            program(number.fill_(made + 1), variants if per_call > 1 else variants[0])
             made += per_call
 
     start = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from rlreg.agent import Agent
 from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.config import seed_list
 from rlreg.errors import UserError
@@ -41,21 +42,22 @@ def build_task(cfg: DictConfig) -> Task:
     return task
 
 
-def build_agent(cfg: DictConfig, task: Task, seeds: Sequence[int], device: str) -> Any:
+def build_agent(cfg: DictConfig, task: Task, seeds: Sequence[int], device: str) -> Agent:
     """The S learners of a configuration, sized by its task. Raises `UserError`."""
-    probe = task.probe()
     settings = _settings(cfg.regularizer)
     kind = locate(settings.pop("_target_"))
     regularizer = kind(**_accepted("regularizer", kind, settings))
-    agent = locate(cfg.agent._target_)
-    schema = OmegaConf.structured(agent.Config)  # which nests dataclasses, and checks them
+    kind = locate(cfg.agent._target_)
+    if not (isinstance(kind, type) and issubclass(kind, Agent)):
+        raise UserError(f"agent._target_={cfg.agent._target_} is not a rlreg.agent.Agent")
+    schema = OmegaConf.structured(kind.Config)  # which nests dataclasses, and checks them
     config = OmegaConf.to_object(OmegaConf.merge(schema, _settings(cfg.agent)))
-    return agent(config, regularizer, probe.obs_dim, probe.action_dim, seeds, device)
+    return kind.for_env(config, regularizer, task.probe(), seeds, device)
 
 
 def load_agent(
     folder: RunFolder, device: str = "cpu", step: int | None = None, trust: bool = False
-) -> tuple[Any, int]:
+) -> tuple[Agent, int]:
     """The agent of a run's newest checkpoint (or that of `step`), and the checkpoint's step.
 
     `trust` as in `RunFolder.load_config`. Raises `UserError`.

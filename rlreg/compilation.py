@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -27,15 +27,16 @@ def check_mode(mode: str, device: torch.device) -> None:
 
 
 def prepare(update: Update, mode: str, device: torch.device, num_updates: int, per_call: int = 1) -> Update:
-    """`update(step, flag)` made fast, for a run of `num_updates` of it.
+    """`update(step, variant)` made fast, for a run of `num_updates` of it.
 
-    `step` is a 0-d int64 tensor and `flag` a Python bool, for each of which there is a program of its own.
+    `step` is a 0-d int64 tensor, and `variant` anything hashable that `update` branches on, such as whether the policy
+    moves too: for each of its values there is a program of its own.
     Modes: `eager`; `compile` (torch.compile); `graph` (a CUDA graph of the compiled update, of the eager
     one where no compiler is at hand); `auto`, the fastest of them that is expected to pay, which falls
     back to eager with one warning where the compiler fails. All modes compute the same update to rounding.
 
-    With `per_call` above 1 a call is `updates(step, flags)`: that many updates, the first of which has the number
-    `step`, with a tuple of as many flags. They are one CUDA graph; where there is none, the one compiled update in a
+    With `per_call` above 1 a call is `updates(step, variants)`: that many updates, the first of which has the number
+    `step`, with a tuple of as many variants. They are one CUDA graph; where there is none, the one compiled update in a
     loop, since a program of them all would take the compiler as many times as long.
     """
     check_mode(mode, device)
@@ -56,14 +57,14 @@ def prepare(update: Update, mode: str, device: torch.device, num_updates: int, p
 
 
 def _several(update: Update, per_call: int) -> Update:
-    """`updates(step, flags)`, which makes updates step, step + 1, ... and returns the last metrics of each name."""
+    """`updates(step, variants)`, which makes updates step, step + 1, ... and returns the last metrics of each name."""
     if per_call == 1:
         return update
 
-    def updates(step: Tensor, flags: tuple[bool, ...]) -> dict[str, Tensor]:
+    def updates(step: Tensor, variants: tuple[Hashable, ...]) -> dict[str, Tensor]:
         metrics = {}
-        for k, flag in enumerate(flags):
-            metrics |= update(step + k, flag)
+        for k, variant in enumerate(variants):
+            metrics |= update(step + k, variant)
         return metrics
 
     return updates
@@ -93,7 +94,7 @@ class _Compiled:
 
 
 class CudaGraph:
-    """`update(step, flag)` captured as a CUDA graph, one a flag (or tuple of flags), and replayed.
+    """`update(step, variant)` captured as a CUDA graph, one for each variant (or tuple of them), and replayed.
 
     The captured program reads and writes the very tensors it was captured with (parameters, optimiser
     state, replay memory), so those must be changed in place only. The returned metrics are overwritten by
@@ -105,27 +106,27 @@ class CudaGraph:
     def __init__(self, update: Update) -> None:
         self._update = update
         self._step: Tensor | None = None
-        self._calls: dict[Any, int] = {}
-        self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Any]] = {}
+        self._calls: dict[Hashable, int] = {}
+        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
 
-    def __call__(self, step: Tensor, flag: Any) -> Any:
+    def __call__(self, step: Tensor, variant: Hashable) -> Any:
         if self._step is None:
             self._step = step.clone()
         self._step.copy_(step)
-        self._calls[flag] = self._calls.get(flag, 0) + 1
+        self._calls[variant] = self._calls.get(variant, 0) + 1
         # The first calls are real updates, made on a side stream as capture wants them.
-        if self._calls[flag] <= self.WARM_UP:
+        if self._calls[variant] <= self.WARM_UP:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                out = tree_map(lambda x: x.clone(), self._update(self._step, flag))
+                out = tree_map(lambda x: x.clone(), self._update(self._step, variant))
             torch.cuda.current_stream().wait_stream(side)
             return out
-        if flag not in self._graphs:
+        if variant not in self._graphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):  # capture records without running
-                out = self._update(self._step, flag)
-            self._graphs[flag] = (graph, out)
-        graph, out = self._graphs[flag]
+                out = self._update(self._step, variant)
+            self._graphs[variant] = (graph, out)
+        graph, out = self._graphs[variant]
         graph.replay()
         return out

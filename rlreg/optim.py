@@ -12,25 +12,34 @@ from torch.optim.adam import adam
 
 from rlreg.networks import Params
 
+Loss = Callable[..., tuple[Tensor, Any]]
+"""`loss(params, *args) -> ((S,) losses, aux)`: aux is whatever else is wanted of the computation, metrics above all."""
 
-def gradients(loss: Callable[[Params], tuple[Tensor, Any]], params: Params) -> tuple[Params, Any]:
-    """Gradients of `loss(params) -> ((S,) losses, aux)` with respect to `params`, and `aux`.
+
+def gradients(loss: Loss, params: Params, *args: Any) -> tuple[Params, Tensor, Any]:
+    """Gradients of `loss(params, *args)` with respect to `params`, with its losses (S,), without gradient, and aux.
 
     The seeds' losses are summed: each depends on its own slice of the parameters only, so the slices of the
     gradient stay independent.
     """
-
-    def total(params: Params) -> tuple[Tensor, Any]:
-        losses, aux = loss(params)
-        return losses.sum(), aux
-
     if torch.compiler.is_compiling():  # the one form that compiles; eagerly the other is faster
-        return torch.func.grad(total, has_aux=True)(params)
+        return _functional_gradients(loss, params, *args)
     with torch.enable_grad():
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-        value, aux = total(leaves)
-        grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-    return dict(zip(leaves, grads, strict=True)), aux
+        losses, aux = loss(leaves, *args)
+        grads = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, grads, strict=True)), losses.detach(), aux
+
+
+def _functional_gradients(loss: Loss, params: Params, *args: Any) -> tuple[Params, Tensor, Any]:
+    """`gradients` by `torch.func`."""
+
+    def total(params: Params) -> tuple[Tensor, tuple[Tensor, Any]]:
+        losses, aux = loss(params, *args)
+        return losses.sum(), (losses.detach(), aux)
+
+    grads, (losses, aux) = torch.func.grad(total, has_aux=True)(params)
+    return grads, losses, aux
 
 
 def clip_by_norm(grads: Params, limit: float) -> tuple[Params, Tensor]:
@@ -60,11 +69,13 @@ class Adam:
         device = next(iter(params.values())).device
         self.steps = {name: torch.zeros((), device=device) for name in params}
 
-    def step(self, params: Params, grads: Mapping[str, Tensor], alive: Tensor) -> None:
+    def step(self, params: Params, grads: Mapping[str, Tensor], losses: Tensor, alive: Tensor) -> None:
         """Update `params` in place, of the seeds that are `alive` (S,).
 
-        A seed whose gradient is not finite dies: it leaves `alive`, and its parameters stay from here on.
+        A seed whose loss (S,) or gradient is not finite has diverged: it leaves `alive`, and its parameters stay as
+        they are from here on.
         """
+        alive.logical_and_(torch.isfinite(losses))
         for grad in grads.values():
             alive.logical_and_(torch.isfinite(grad.flatten(1).sum(dim=1)))
         masks = [alive.view(-1, *[1] * (p.dim() - 1)) for p in params.values()]
@@ -73,7 +84,7 @@ class Adam:
         for exp_avg, mask in zip(self.exp_avg.values(), masks, strict=True):
             exp_avg.mul_(mask)  # without momentum and gradient Adam stands still
         if torch.compiler.is_compiling():
-            self._descend(params, masked)
+            self._written_out(params, masked)
             return
         adam(
             list(params.values()),
@@ -93,7 +104,7 @@ class Adam:
             maximize=False,
         )
 
-    def _descend(self, params: Params, grads: Sequence[Tensor]) -> None:
+    def _written_out(self, params: Params, grads: Sequence[Tensor]) -> None:
         """Adam written out, for `torch.compile`: of torch's own it takes beta^t anew for every few elements."""
         torch._foreach_add_(list(self.steps.values()), 1.0)
         step = next(iter(self.steps.values()))

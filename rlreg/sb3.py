@@ -19,10 +19,10 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from rlreg.agent import Policy
 from rlreg.build import build_task, check_device, load_agent
 from rlreg.config import TrainConfig, seed_list
 from rlreg.errors import UserError
-from rlreg.networks import Actor
 from rlreg.run_folder import RunFolder
 
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
@@ -63,9 +63,8 @@ def load(
     if seed not in seeds:
         raise UserError(f"seed={seed}: run_dir={folder.path} holds {', '.join(map(str, seeds))}")
     agent, step = load_agent(folder, device, checkpoint, trust)
-    convert = _conversion(agent, cfg.agent.name)
     train = TrainConfig(**{**cfg.train, "num_envs": 1})
-    model = convert(seeds.index(seed), build_task(cfg).single_env(seed, render_mode), train)
+    model = agent.to_sb3(seeds.index(seed), build_task(cfg).single_env(seed, render_mode), train)
     model.num_timesteps = step
     return model
 
@@ -88,21 +87,6 @@ def export_zip(run_dir: str | Path, seed: int, checkpoint: int | None = None, tr
     finally:
         model.get_env().close()
     return path
-
-
-def _conversion(agent: Any, name: str) -> Callable[[int, gymnasium.Env, TrainConfig], BaseAlgorithm]:
-    """How to make an SB3 model of an agent's seed number i: `convert(i, env, train)`.
-
-    An agent may say so itself with a method `to_sb3(i, env, train)` (one that normalises observations would
-    fold that into the first layers and call `with_networks`). One that is TD3's parts and nothing else needs not.
-    """
-    if hasattr(agent, "to_sb3"):
-        return agent.to_sb3
-    only_td3_parts = agent.state().keys() - {"normalizer"} == TD3_PARTS | {"constants", "alive"}
-    if only_td3_parts and isinstance(agent.actor, Actor):
-        folded = {"fold": agent.normalizer.fold} if "normalizer" in agent.state() else {}
-        return lambda i, env, train: td3_model(agent.config, agent.state(), i, env, train, agent.device, **folded)
-    raise UserError(f"agent={name} has no counterpart in Stable-Baselines3")
 
 
 def td3_model(
@@ -264,14 +248,15 @@ def model_state(model: BaseAlgorithm) -> dict[str, Any]:
 # ------------------------------------------------------------------ SB3's models as our agents
 
 
-class Models:
-    """S models of SB3, one a seed, as `rlreg.evaluation` wants an agent."""
+class Models(Policy):
+    """S models of SB3, one for each seed, as `rlreg.evaluation` wants an agent."""
 
     def __init__(self, models: Sequence[BaseAlgorithm]) -> None:
         self.models = list(models)
+        self.discount = self.models[0].gamma
 
-    def act(self, obs: Tensor) -> Tensor:
-        """What `predict` gives without exploration: (S, N, O) -> (S, N, A)."""
+    def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """What `predict` gives without exploration: (S, N, O) -> (S, N, A). SB3 has noise of its own."""
         per_seed = zip(self.models, obs.numpy(force=True), strict=True)
         actions = [model.predict(o, deterministic=True)[0] for model, o in per_seed]
         return torch.from_numpy(np.stack(actions)).to(obs.device)

@@ -111,15 +111,15 @@ class LevelClassifier:
         feature = feature.gather(1, index.unsqueeze(-1).expand(-1, -1, feature.shape[-1]))
         level = level.gather(1, index)
 
-        def loss(params: Params) -> tuple[Tensor, Tensor]:
-            logits = linear(feature, params["weight"], params["bias"])
-            entropy = F.cross_entropy(logits.transpose(1, 2), level, reduction="none").mean(dim=1)
-            return entropy, entropy.detach()
-
-        grads, entropy = gradients(loss, self.params)
+        grads, entropy, _ = gradients(self.loss, self.params, feature, level)
         grads, _ = clip_by_norm(grads, self.MAX_GRAD_NORM)
-        self.optimizer.step(self.params, grads, torch.ones_like(entropy, dtype=torch.bool))
+        self.optimizer.step(self.params, grads, entropy, torch.ones_like(entropy, dtype=torch.bool))
         return entropy
+
+    def loss(self, params: Params, feature: Tensor, level: Tensor) -> tuple[Tensor, None]:
+        """The cross-entropy (S,) of levels (S, B), of features (S, B, H)."""
+        logits = linear(feature, params["weight"], params["bias"])
+        return F.cross_entropy(logits.transpose(1, 2), level, reduction="none").mean(dim=1), None
 
     def state(self) -> dict[str, Any]:
         return {"params": self.params, "optimizer": self.optimizer.state()}

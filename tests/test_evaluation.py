@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from agents.td3 import TD3, TD3Config
+from rlreg.agent import Policy
 from rlreg.buffers import Batch
 from rlreg.evaluation import evaluate, representation
 from rlreg.regularizers import Regularizer
@@ -33,10 +34,12 @@ class Countdown:
         return obs, torch.ones(1, self.num_envs), *ends, obs, never
 
 
-class Constant:
+class Constant(Policy):
     """Q = 2 everywhere."""
 
-    def act(self, obs):
+    discount = 0.5
+
+    def act(self, obs, noise=None):
         return torch.zeros(1, obs.shape[1], 1)
 
     def q_value(self, obs, action):
@@ -44,7 +47,7 @@ class Constant:
 
 
 def test_returns_and_q_error_of_terminating_episodes():
-    got = evaluate(Constant(), Countdown([2, 4], by_task=True), {}, discount=0.5)
+    got = evaluate(Constant(), Countdown([2, 4], by_task=True), {})
     assert got["return"].item() == 3.0 and got["return_std"].item() == 1.0 and got["length"].item() == 3.0
     # Returns to go: 1.5, 1 and 1.875, 1.75, 1.5, 1.
     to_go = np.array([1.5, 1, 1.875, 1.75, 1.5, 1])
@@ -54,10 +57,10 @@ def test_returns_and_q_error_of_terminating_episodes():
 
 def test_cut_episodes_count_only_where_the_tail_is_small():
     # gamma = 0.5: the horizon is ceil(log 0.01 / log 0.5) = 7 steps, so of 9 only the first two count.
-    got = evaluate(Constant(), Countdown([9], by_task=False), {}, discount=0.5)
+    got = evaluate(Constant(), Countdown([9], by_task=False), {})
     to_go = np.array([2 * (1 - 0.5**9), 2 * (1 - 0.5**8)])
     assert got["q_error"].item() == pytest.approx((2 - to_go).mean(), rel=1e-5)
-    short = evaluate(Constant(), Countdown([7], by_task=False), {}, discount=0.5)
+    short = evaluate(Constant(), Countdown([7], by_task=False), {})
     assert math.isnan(short["q_error"].item()) and short["return"].item() == 7.0
 
 

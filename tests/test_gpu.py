@@ -29,9 +29,8 @@ def offline(kind, device):
     action, reward = torch.tanh(rng.normal("action", 0, (500, ACT))[0]), rng.normal("reward", 0, (500,))[0]
     terminated = (rng.uniform("end", 0, (500,))[0] < 0.1).float()
     data = DatasetBuffer(SEEDS, Batch(*(x.numpy() for x in (obs, action, reward, next_obs, terminated))), device)
-    if config().normalize_obs:
-        agent.normalizer.fit(data.obs)
-    return agent, lambda number, flag: agent.update(data.sample("replay", number, 64), number, flag)
+    agent.fit(data)
+    return agent, lambda number, variant: agent.update(data.sample("replay", number, 64), number, *variant)
 
 
 def learner(device, kind="beer"):
@@ -43,23 +42,23 @@ def learner(device, kind="beer"):
     rows = Rng(SEEDS).normal("rows", 0, (500, replay.rows.shape[-1]))
     rows[..., -1] = (rows[..., -1] > 1).float()
     replay.write(0, rows.to(device))
-    return agent, lambda number, flag: agent.update(replay.sample("replay", number, 64), number, flag)
+    return agent, lambda number, variant: agent.update(replay.sample("replay", number, 64), number, *variant)
 
 
 def run(agent, update, updates=12):
     number = torch.zeros((), dtype=torch.int64, device=agent.device)
     for i in range(1, updates + 1):
         number.fill_(i)
-        update(number, i % 2 == 0)
+        update(number, agent.variant(i))
     return {k: v.cpu().clone() for k, v in flatten(agent.state()).items()}
 
 
 def run_together(agent, updates, calls):
-    """`calls` calls of four updates each, those of even number with the actor's."""
+    """`calls` calls of four updates each."""
     number = torch.zeros((), dtype=torch.int64, device=agent.device)
     for i in range(calls):
         number.fill_(4 * i + 1)
-        updates(number, (False, True, False, True))
+        updates(number, tuple(agent.variant(4 * i + k) for k in range(1, 5)))
     return {k: v.cpu().clone() for k, v in flatten(agent.state()).items()}
 
 
@@ -101,12 +100,12 @@ def test_gpu_and_cpu_learn_the_same():
 
 @KINDS
 def test_an_update_never_waits_for_the_host(kind):
-    _, update = learner("cuda", kind)
-    number = torch.ones((), dtype=torch.int64, device="cuda")
-    update(number, True)
+    agent, update = learner("cuda", kind)
+    number, variant = torch.ones((), dtype=torch.int64, device="cuda"), agent.variant(2)  # an actor's update
+    update(number, variant)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        update(number, True)
+        update(number, variant)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -525,12 +525,12 @@ def test_seeds_learn_alone_as_together():
     levels = random_levels(20, 7)
     graph, noise = graphs(levels), torch.randn(2, 20, 16)
     both = LevelModel([3, 8], **SMALL)
-    grads, _ = gradients(lambda p: both.loss(p, stacked(graph, 2), noise, training=True), both.params)
+    grads, *_ = gradients(lambda p: both.loss(p, stacked(graph, 2), noise, training=True), both.params)
     moved = {name: value.clone() for name, value in both.statistics.items()}
     course = both.fit(levels, epochs=3, batch_size=6)
     for i, seed in enumerate([3, 8]):
         alone = LevelModel([seed], **SMALL)
-        expected, _ = gradients(
+        expected, *_ = gradients(
             lambda p, m=alone, i=i: m.loss(p, stacked(graph, 1), noise[i : i + 1], training=True), alone.params
         )
         for name, grad in expected.items():

@@ -42,7 +42,8 @@ def test_units_that_round_a_width_up_are_of_no_effect() -> None:
         x, target = torch.randn(2, BATCH, OBS), torch.randn(2, BATCH, ACT)
         torch.testing.assert_close(rounded(wider, x), exact(params, x))
         for net, p, optimizer in zip((exact, rounded), (params, wider), optimizers, strict=True):
-            optimizer.step(p, gradients(partial(loss, net, x=x, target=target), p)[0], alive)
+            grads, losses, _ = gradients(partial(loss, net, x=x, target=target), p)
+            optimizer.step(p, grads, losses, alive)
     for name, value in params.items():
         rows, columns = value.shape[-2:]
         torch.testing.assert_close(wider[name][:, :rows, :columns], value)

@@ -70,10 +70,15 @@ def batch_of(seeds=(4, 9), number: int = 0) -> Batch:
     return Batch(obs, action, rng.normal("reward", number, (BATCH,)), next_obs, terminated)
 
 
+def always(agent) -> tuple[bool, ...]:
+    """What makes every update one of the policy too."""
+    return (True,) * len(agent.variant(1))
+
+
 def train(agent, updates: int, first: int = 1):
     for number in range(first, first + updates):
         step = torch.tensor(number)
-        metrics = agent.update(batch_of(agent.seeds, number), step, number % agent.config.policy_delay == 0)
+        metrics = agent.update(batch_of(agent.seeds, number), step, *agent.variant(number))
     return metrics
 
 
@@ -139,7 +144,7 @@ def test_a2pr_actor_loss_and_gradient_by_hand(monkeypatch):
     batch = Batch(c[..., None], data, c, c[..., None], c)
     params = {"pi": torch.full((1, 6, 1), 0.2)}
 
-    grads, metrics = gradients(lambda p: agent.actor_loss(p, batch, c * 0.6, value, torch.tensor(1)), params)
+    grads, _, metrics = gradients(lambda p: agent.actor_loss(p, batch, c * 0.6, value, torch.tensor(1)), params)
     # state            1     2     3     4     5     6
     # Q(s, a~)        .4   -.4    .4    .4     0    .4
     # Q(s, a)         .6   -.6    .6    .6     0    .6
@@ -169,7 +174,7 @@ def test_a2pr_value_target_is_the_lesser_of_online_and_target(monkeypatch):
     successor = Successor(column, column, numbers(2.0, 9.0, 5.0))
     # r + gamma (1 - d) min Q = 3, 1.5, 1; with y = 2, 9, 5: y_V = 2, 1.5, 1
     params = {"v": numbers(1.0, 1.0, 1.0)}
-    grads, (value, metrics) = gradients(lambda p: agent.value_loss(p, batch, successor), params)
+    grads, _, (value, metrics) = gradients(lambda p: agent.value_loss(p, batch, successor), params)
     assert metrics["train/value_loss"].item() == pytest.approx((1.0 + 0.25 + 0.0) / 3)
     torch.testing.assert_close(grads["v"], 2 / 3 * numbers(-1.0, -0.5, 0.0))
     assert torch.equal(value, params["v"]) and not value.requires_grad
@@ -184,7 +189,7 @@ def test_a2pr_vae_loss_gates_the_reconstruction_but_not_the_kl(monkeypatch):
     batch = Batch(column, column, numbers(0.0), column, numbers(0.0))
     params = {"a": torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), "kl": torch.tensor([[[1.0, 3.0]] * 4])}
     advantage = numbers(0.1, 0.0, -1.0, 2.0)  # nought does not pass
-    grads, metrics = gradients(lambda p: agent.vae_loss(p, batch, advantage, torch.tensor(1)), params)
+    grads, _, metrics = gradients(lambda p: agent.vae_loss(p, batch, advantage, torch.tensor(1)), params)
     assert metrics["behaviour/reconstruction_loss"].item() == pytest.approx((1.0 + 16.0) / 4)
     assert metrics["behaviour/vae_loss"].item() == pytest.approx(1.5 * 17 / 4 + 0.5 * 2.0)
     assert metrics["behaviour/share_of_advantageous_actions"].item() == 0.5
@@ -360,9 +365,9 @@ def test_a2pr_gate_and_actor_see_the_value_from_before_its_step(monkeypatch):
 
 def test_td3_bc_actor_gradient_is_lambda_of_td3s_plus_bcs():
     agent, batch = make("td3_bc"), batch_of()
-    grads, metrics = gradients(lambda p: agent.actor_loss(p, batch), agent.actor_params)
-    policy, _ = gradients(lambda p: TD3.actor_loss(agent, p, batch), agent.actor_params)
-    cloning, _ = gradients(lambda p: BC.actor_loss(agent, p, batch), agent.actor_params)
+    grads, _, metrics = gradients(lambda p: agent.actor_loss(p, batch), agent.actor_params)
+    policy, *_ = gradients(lambda p: TD3.actor_loss(agent, p, batch), agent.actor_params)
+    cloning, *_ = gradients(lambda p: BC.actor_loss(agent, p, batch), agent.actor_params)
     q = agent.first_q(batch.obs, agent.act(batch.obs))
     scale = 2.5 / q.abs().mean(dim=1)
     torch.testing.assert_close(metrics["train/lambda"], scale)
@@ -386,8 +391,8 @@ def test_td3_bc_with_alpha_zero_clones():
     agent, bc, batch = make("td3_bc", alpha=0.0), make("bc"), batch_of()
     for name, value in bc.actor_params.items():
         value.copy_(agent.actor_params[name])
-    grads, _ = gradients(lambda p: agent.actor_loss(p, batch), agent.actor_params)
-    expected, _ = gradients(lambda p: bc.actor_loss(p, batch), bc.actor_params)
+    grads, *_ = gradients(lambda p: agent.actor_loss(p, batch), agent.actor_params)
+    expected, *_ = gradients(lambda p: bc.actor_loss(p, batch), bc.actor_params)
     assert all(torch.equal(grads[name], value) for name, value in expected.items())
 
 
@@ -409,13 +414,13 @@ def test_iql_losses_by_hand(monkeypatch):
     batch = Batch(column, column + 0.5, numbers(1.0, 1.0), column, numbers(0.0, 1.0))
     monkeypatch.setattr(agent, "value", lambda params, obs: params["v"] if "v" in params else numbers(4.0, 4.0))
 
-    grads, metrics = gradients(lambda p: agent.value_loss(p, batch, numbers(3.0, 0.0)), {"v": numbers(1.0, 1.0)})
+    grads, _, metrics = gradients(lambda p: agent.value_loss(p, batch, numbers(3.0, 0.0)), {"v": numbers(1.0, 1.0)})
     assert metrics["train/value_loss"].item() == pytest.approx((0.7 * 4 + 0.3) / 2)
     torch.testing.assert_close(grads["v"], numbers(-0.7 * 2, 0.3))
 
     monkeypatch.setattr(agent, "actor", lambda params, obs: params["mean"])
     params = {"mean": column + 0.25, "log_std": torch.zeros(1, 1, 1)}
-    grads, metrics = gradients(lambda p: agent.actor_loss(p, batch, numbers(0.0, 5.0)), params)
+    grads, _, metrics = gradients(lambda p: agent.actor_loss(p, batch, numbers(0.0, 5.0)), params)
     log_prob = -0.5 * (0.25**2 + math.log(2 * math.pi))
     assert metrics["train/actor_loss"].item() == pytest.approx(-(1 + 100) / 2 * log_prob)
     torch.testing.assert_close(grads["mean"][..., 0], -numbers(1.0, 100.0) * 0.25 / 2)
@@ -425,7 +430,7 @@ def test_iql_bootstraps_from_v_and_never_values_another_action():
     """The critic's target is r + gamma (1 - d) V(s') with the V from after its own step."""
     agent, batch = make("iql"), batch_of()
     q = agent.critic(agent.critic_params, batch.obs, batch.action)
-    metrics = agent.update(batch, torch.tensor(1), True)
+    metrics = agent.update(batch, torch.tensor(1))
     target = batch.reward + 0.99 * (1 - batch.terminated) * agent.value(agent.value_params, batch.next_obs)
     expected = sum(torch.square(q[:, e] - target).mean(dim=-1) for e in range(2))
     torch.testing.assert_close(metrics["train/critic_loss"], expected)
@@ -505,7 +510,7 @@ def test_iql_updates_equal_plain_pytorch():
     assert clipped > 0
 
 
-def test_iql_step_size_of_the_policy_falls_to_nought():
+def test_iql_step_size_of_the_policy_falls_to_zero():
     agent = make("iql", schedule_steps=4)
     train(agent, 1)
     assert agent.actor_learning_rate.item() == pytest.approx(3e-4)
@@ -545,7 +550,7 @@ def test_what_clones_learns_the_actions_of_the_data(name, changes):
     target = torch.tanh(agent.normalizer(batch.obs)[..., :ACT])
     before = torch.square(agent.act(batch.obs) - target).mean()
     for number in range(1, 201):
-        agent.update(batch._replace(action=target), torch.tensor(number), True)
+        agent.update(batch._replace(action=target), torch.tensor(number), *always(agent))
     assert torch.square(agent.act(batch.obs) - target).mean() < 0.6 * before and agent.alive.all()
 
 
@@ -587,10 +592,10 @@ def test_a_seed_whose_loss_turns_nan_stops_and_the_others_go_on(name):
     before = agent.actor_params["0.weight"][1].clone()
     for number in range(1, 5):
         batch = batch_of(number=number)
-        healthy.update(batch, torch.tensor(number), True)
+        healthy.update(batch, torch.tensor(number), *always(agent))
         action = batch.action.clone()
         action[1] = torch.nan
-        agent.update(batch._replace(action=action), torch.tensor(number), True)
+        agent.update(batch._replace(action=action), torch.tensor(number), *always(agent))
     assert agent.alive.tolist() == [True, False]
     assert torch.equal(agent.actor_params["0.weight"][1], before)
     assert torch.equal(agent.actor_params["0.weight"][0], healthy.actor_params["0.weight"][0])
@@ -614,7 +619,7 @@ def run(name: str, program) -> tuple[dict, dict]:
     agent, metrics = make(name), {}
     update = program(agent.update)
     for number in range(1, 7):
-        metrics |= update(batch_of(number=number), torch.tensor(number), True)
+        metrics |= update(batch_of(number=number), torch.tensor(number), *always(agent))
     return flatten(agent.state()), metrics
 
 
@@ -666,9 +671,8 @@ def test_a_plain_td3_load_acts_on_raw_observations(name, tmp_path):
     if name == "iql":
         agent.fit_rewards(np.array([0.0, 400.0]))
     obs, action = batch_of().obs, batch_of().action
-    convert = rlreg.sb3._conversion(agent, name)
     for i in range(2):
-        model = convert(i, rlreg.sb3.Spaces(OBS, ACT), TrainConfig(buffer_capacity=1))
+        model = agent.to_sb3(i, rlreg.sb3.Spaces(OBS, ACT), TrainConfig(buffer_capacity=1))
         model.save(tmp_path / "model.zip")
         loaded = stable_baselines3.TD3.load(tmp_path / "model.zip")
         theirs = rlreg.sb3.Models([loaded])

@@ -18,9 +18,13 @@ def params() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
 
 
-def written_out(adam: Adam, params: Params, grads: Params, _: torch.Tensor) -> None:
+FINITE = torch.zeros(3)
+"""Three seeds' losses, where they do not matter."""
+
+
+def written_out(adam: Adam, params: Params, grads: Params, *_: torch.Tensor) -> None:
     """The step as torch.compile gets it."""
-    adam._descend(params, list(grads.values()))
+    adam._written_out(params, list(grads.values()))
 
 
 @pytest.mark.parametrize("step", [Adam.step, written_out])
@@ -35,7 +39,7 @@ def test_adam_equals_torchs(step: Callable[..., None]) -> None:
         for parameter, grad in zip(reference, grads.values(), strict=True):
             parameter.grad = grad.clone()
         torch_adam.step()
-        step(adam, ours, grads, alive)
+        step(adam, ours, grads, FINITE, alive)
     for parameter, expected in zip(ours.values(), reference, strict=True):
         # Written out it divides in another order, which may cost the last bits.
         torch.testing.assert_close(parameter, expected.detach(), rtol=3e-7 if step is written_out else 0, atol=1e-7)
@@ -53,10 +57,10 @@ def test_adam_takes_gradients_of_any_strides() -> None:
     one, other = params(), params()
     generator = torch.Generator().manual_seed(1)
     grads = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
-    Adam(one, 0.1).step(one, grads, torch.ones(3, dtype=torch.bool))
+    Adam(one, 0.1).step(one, grads, FINITE, torch.ones(3, dtype=torch.bool))
     transposed = {name: grad.mT.contiguous().mT for name, grad in grads.items()}
     assert not transposed["weight"].is_contiguous()
-    Adam(other, 0.1).step(other, transposed, torch.ones(3, dtype=torch.bool))
+    Adam(other, 0.1).step(other, transposed, FINITE, torch.ones(3, dtype=torch.bool))
     assert torch.equal(one["weight"], other["weight"])
 
 
@@ -67,21 +71,33 @@ def test_a_diverged_seed_gets_no_gradient() -> None:
     poisoned = {name: grad.clone() for name, grad in grads.items()}
     for grad in poisoned.values():
         grad[1] = torch.nan
-    Adam(broken, 0.1).step(broken, poisoned, torch.tensor([True, False, True]))
-    Adam(whole, 0.1).step(whole, grads, torch.ones(3, dtype=torch.bool))
+    Adam(broken, 0.1).step(broken, poisoned, FINITE, torch.tensor([True, False, True]))
+    Adam(whole, 0.1).step(whole, grads, FINITE, torch.ones(3, dtype=torch.bool))
     for name, start in params().items():
         assert torch.equal(broken[name][1], start[1])
         assert torch.equal(broken[name][[0, 2]], whole[name][[0, 2]])
 
 
+def test_a_seed_whose_loss_or_gradient_is_not_finite_leaves_and_stays_as_it_is() -> None:
+    """By its loss alone, by its gradient alone, and not at all."""
+    ours, alive = params(), torch.ones(3, dtype=torch.bool)
+    grads = {name: torch.ones(shape) for name, shape in SHAPES.items()}
+    grads["bias"][1] = torch.inf
+    Adam(ours, 0.1).step(ours, grads, torch.tensor([torch.nan, 1.0, 1.0]), alive)
+    assert alive.tolist() == [False, False, True]
+    for name, start in params().items():
+        assert torch.equal(ours[name][:2], start[:2]) and not torch.equal(ours[name][2], start[2])
+
+
 def test_gradients_of_the_seeds_are_independent() -> None:
-    def loss(p: dict[str, torch.Tensor]) -> tuple[torch.Tensor, str]:
-        return torch.square(p["weight"]).sum(dim=(1, 2)), "aux"
+    def loss(p: dict[str, torch.Tensor], factor: float) -> tuple[torch.Tensor, str]:
+        return factor * torch.square(p["weight"]).sum(dim=(1, 2)), "aux"
 
     start = params()
     with torch.no_grad():  # whatever surrounds it
-        grads, aux = gradients(loss, start)
+        grads, losses, aux = gradients(loss, start, 1.0)
     assert aux == "aux"
+    assert torch.equal(losses, loss(start, 1.0)[0]) and not losses.requires_grad
     torch.testing.assert_close(grads["weight"], 2 * start["weight"])
     assert torch.equal(grads["bias"], torch.zeros(SHAPES["bias"]))  # a parameter that the loss does not touch
     assert not any(p.requires_grad for p in start.values())

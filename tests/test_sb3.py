@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +34,7 @@ from rlreg.build import load_agent
 from rlreg.checkpoint import Checkpoints
 from rlreg.config import TrainConfig, register_schemas
 from rlreg.errors import UserError
+from rlreg.networks import Normalizer
 from rlreg.purpose import Purpose
 from rlreg.regularizers import BEER, Regularizer
 from rlreg.run_folder import RunFolder
@@ -249,10 +249,9 @@ def test_mistakes_are_one_line(trained, tmp_path):
     (tmp_path / "config.yaml").write_text((trained / "config.yaml").read_text())
     with pytest.raises(UserError, match="no checkpoint yet"):
         rlreg.sb3.load(tmp_path, seed=4)
-    agent, _ = load_agent(RunFolder(trained))
-    normalising = SimpleNamespace(actor=agent.actor, state=lambda: agent.state() | {"normalizer": {}})
-    with pytest.raises(UserError, match="agent=a2pr has no counterpart in Stable-Baselines3"):
-        rlreg.sb3._conversion(normalising, "a2pr")
+    normalising = TD3(TD3Config(name="mine"), Regularizer(), 3, 1, [0], normalize=Normalizer(1, 3))
+    with pytest.raises(UserError, match="agent=mine has no counterpart in Stable-Baselines3"):
+        normalising.to_sb3(0, make_single("Pendulum-v1"), TrainConfig())
 
 
 # ------------------------------------------------------------------ SB3's algorithms as our runs

@@ -392,8 +392,8 @@ class LevelModel:
                     continue
                 noise = self.rng.normal("level_model/noise", step, (size, self.latent))
                 batch = data.take(index)
-                grads, metrics = gradients(lambda p, b=batch, e=noise: self.loss(p, b, e, training=True), self.params)
-                optimizer.step(self.params, grads, alive)
+                grads, losses, metrics = gradients(self.loss, self.params, batch, noise, True)
+                optimizer.step(self.params, grads, losses, alive)
                 total = {name: total.get(name, 0.0) + size * value for name, value in metrics.items()}
                 seen += size
                 step += 1

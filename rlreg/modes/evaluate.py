@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> None:
     else:
         env = task.vector_env(agent.seeds, cfg.eval.episodes, Purpose.EVALUATE, cfg.device)
         env.reset()
-        values = evaluate(agent, env, env.state_dict(), agent.config.discount)
+        values = evaluate(agent, env, env.state_dict())
         if (score := task.score()) is not None:
             values["score"] = score(values["return"])
         env.close()

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Protocol, Self
 
@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from rlreg.agent import Agent, BatchAgent
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints, copy_into, flatten, save_synced
 from rlreg.compilation import prepare
@@ -73,13 +74,13 @@ class Training(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+    def of(cls, agent: Agent, task: Task, settings: Config, folder: RunFolder) -> Self:
         """The loop of a configuration, with all that it needs of `task`. Writes nothing into `folder` yet.
 
         Raises `UserError` for what does not fit together. `close` it, also where it never runs.
         """
 
-    def __init__(self, agent: Any, train: TrainConfig, evaluation: EvalConfig, folder: RunFolder) -> None:
+    def __init__(self, agent: Agent, train: TrainConfig, evaluation: EvalConfig, folder: RunFolder) -> None:
         self.agent, self.cfg, self.eval_cfg, self.folder = agent, train, evaluation, folder
         self.eval_tags: Mapping[str, str] = EVAL_TAGS
         self.checkpoints = Checkpoints(folder.checkpoints, train.keep_checkpoints)
@@ -261,9 +262,11 @@ class Training(ABC):
 class BatchTraining(Training):
     """A run that learns from batches of stored transitions, and is evaluated in worlds."""
 
+    agent: BatchAgent
+
     def __init__(
         self,
-        agent: Any,
+        agent: BatchAgent,
         make_env: Callable[[int, Purpose], VectorEnv],
         train: TrainConfig,
         evaluation: EvalConfig,
@@ -291,18 +294,18 @@ class BatchTraining(Training):
     def _learn(self) -> None:
         """The next `per_call` updates."""
         numbers = range(self.updates + 1, self.updates + 1 + self.per_call)
-        flags = tuple(number % self.agent.config.policy_delay == 0 for number in numbers)
+        variants = tuple(self.agent.variant(number) for number in numbers)
         self.updates += self.per_call
         self.update_number.fill_(numbers[0])
-        self.metrics |= self.update(self.update_number, flags if self.per_call > 1 else flags[0])
+        self.metrics |= self.update(self.update_number, variants if self.per_call > 1 else variants[0])
 
-    def _update(self, number: Tensor, update_actor: bool) -> dict[str, Tensor]:
-        batch = self.memory.sample("replay", number, self.agent.config.batch_size)
-        return self.agent.update(batch, number, update_actor)
+    def _update(self, number: Tensor, variant: tuple[Hashable, ...]) -> dict[str, Tensor]:
+        batch = self.memory.sample("replay", number, self.agent.batch_size)
+        return self.agent.update(batch, number, *variant)
 
     def _measure(self) -> dict[str, Tensor]:
         cfg, agent = self.eval_cfg, self.agent
-        values = evaluate(agent, self.eval_env, self.eval_start, agent.config.discount)
+        values = evaluate(agent, self.eval_env, self.eval_start)
         self.eval_env.check()
         self._tell_of_evaluation(values.pop("bad_steps"))
         if self.memory.inserted:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rlreg.agent import CurriculumAgent
 from rlreg.checkpoint import write_atomic
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
@@ -67,9 +68,10 @@ class CurriculumTraining(Training):
 
     unit = "update"
     loop = Loop.CURRICULUM
+    agent: CurriculumAgent
 
     @classmethod
-    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+    def of(cls, agent: CurriculumAgent, task: Task, settings: Config, folder: RunFolder) -> Self:
         if settings.compile not in ("auto", "eager"):
             reason = "a recurrent student's updates run eagerly"
             raise UserError(f"compile={settings.compile}: {reason}; give auto or eager")
@@ -78,7 +80,7 @@ class CurriculumTraining(Training):
         return cls(agent, space, settings.train, settings.eval, folder)
 
     def __init__(
-        self, agent: Any, space: LevelSpace, train: TrainConfig, evaluation: EvalConfig, folder: RunFolder
+        self, agent: CurriculumAgent, space: LevelSpace, train: TrainConfig, evaluation: EvalConfig, folder: RunFolder
     ) -> None:
         """`agent` has been set up for `space`."""
         super().__init__(agent, train, evaluation, folder)
@@ -136,8 +138,7 @@ class CurriculumTraining(Training):
         probability = self.agent.distribution()
         if probability is not None and probability[0].any():
             mass, likeliest = probability[0].topk(min(SHOWN_LEVELS, probability.shape[1]))
-            levels = self.agent.buffer.levels[0, likeliest[mass > 0]]
-            self._show("levels/likeliest", levels.view(-1, self.space.size, self.space.size))
+            self._show("levels/likeliest", self.agent.stored_levels(0, likeliest[mass > 0]))
 
     def _show(self, tag: str, levels: Tensor) -> None:
         """The first of the first seed's levels as one picture."""
@@ -169,12 +170,12 @@ class CurriculumTraining(Training):
         self.agent.cycles, self.agent.env_steps = info["cycles"], info["env_steps"]
 
 
-def transfer(agent: Any, space: LevelSpace, number: int) -> dict[str, Tensor]:
+def transfer(agent: CurriculumAgent, space: LevelSpace, number: int) -> dict[str, Tensor]:
     """What `eval.csv` has of an agent's solve rates and returns on all of a space's sets, (S,) each."""
     return summary(attempts(agent, space, number))
 
 
-def attempts(agent: Any, space: LevelSpace, number: int) -> dict[str, Outcome]:
+def attempts(agent: CurriculumAgent, space: LevelSpace, number: int) -> dict[str, Outcome]:
     """One episode on each training level and each level of each set; evaluation `number` decides the random numbers."""
     outcomes = {}
     for name, levels in {"train": space.dataset, **space.evaluation}.items():

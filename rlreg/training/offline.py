@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
+from rlreg.agent import BatchAgent
 from rlreg.buffers import DatasetBuffer
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
@@ -27,7 +28,7 @@ class OfflineTraining(BatchTraining):
     loop = Loop.OFFLINE
 
     @classmethod
-    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+    def of(cls, agent: BatchAgent, task: Task, settings: Config, folder: RunFolder) -> Self:
         data = task.dataset(agent.seeds, agent.device)
         sizes = agent.obs_dim, agent.action_dim
         for kind, size, right in zip(("observations", "actions"), data.widths[:2], sizes, strict=True):
@@ -40,7 +41,7 @@ class OfflineTraining(BatchTraining):
 
     def __init__(
         self,
-        agent: Any,
+        agent: BatchAgent,
         make_env: Callable[[int, Purpose], VectorEnv],
         train: TrainConfig,
         evaluation: EvalConfig,
@@ -58,11 +59,7 @@ class OfflineTraining(BatchTraining):
             self.eval_tags = EVAL_TAGS | {"score": "eval/score"}
 
     def _begin(self) -> None:
-        """Observations and rewards are scaled by the data's, where the agent does that; its checkpoints hold how."""
-        if self.agent.config.normalize_obs:
-            self.agent.normalizer.fit(self.data.obs)
-        if hasattr(self.agent, "fit_rewards"):
-            self.agent.fit_rewards(self.data.returns)
+        self.agent.fit(self.data)
 
     def _iterate(self) -> None:
         self._learn()
@@ -74,9 +71,9 @@ class OfflineTraining(BatchTraining):
 
     def _evaluate(self, bar: Any) -> None:
         super()._evaluate(bar)
-        if hasattr(self.agent, "advantage"):
-            batch = self.data.sample("measure", self.step, self.eval_cfg.samples)
-            self.logger.histograms(self.step, "behaviour/advantage_histogram", self.agent.advantage(batch))
+        advantage = self.agent.advantage(self.data.sample("measure", self.step, self.eval_cfg.samples))
+        if advantage is not None:
+            self.logger.histograms(self.step, "behaviour/advantage_histogram", advantage)
 
     def _results(self) -> dict[str, Any]:
         data = {"source": self.data.source, "transitions": self.data.inserted, "checksum": self.data.checksum}

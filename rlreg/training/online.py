@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from rlreg.agent import BatchAgent
 from rlreg.buffers import Replay
 from rlreg.checkpoint import ReplayLog
 from rlreg.config import Config, EvalConfig, TrainConfig
@@ -24,13 +25,13 @@ class OnlineTraining(BatchTraining):
     """One run of S seeds that gather their own data. Steps are environment steps, a seed."""
 
     @classmethod
-    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+    def of(cls, agent: BatchAgent, task: Task, settings: Config, folder: RunFolder) -> Self:
         make_env = partial(task.vector_env, agent.seeds, device=agent.device)
         return cls(agent, make_env, settings.train, settings.eval, folder, settings.compile)
 
     def __init__(
         self,
-        agent: Any,
+        agent: BatchAgent,
         make_env: Callable[[int, Purpose], VectorEnv],
         train: TrainConfig,
         evaluation: EvalConfig,
@@ -41,7 +42,7 @@ class OnlineTraining(BatchTraining):
         seeds, device = agent.seeds, agent.device
         self.env, self.stride = make_env(train.num_envs, Purpose.TRAIN), train.num_envs
         capacity = min(train.buffer_capacity, train.total_steps)
-        ahead = (train.n_step, agent.config.discount, train.num_envs) if train.n_step > 1 else ()
+        ahead = (train.n_step, agent.discount, train.num_envs) if train.n_step > 1 else ()
         self.replay = Replay(seeds, capacity, agent.obs_dim, agent.action_dim, device, *ahead)
         self.replay_log = ReplayLog(folder.replay)
         iterations = max(0, train.total_steps - train.warmup_steps) // train.num_envs
@@ -53,7 +54,6 @@ class OnlineTraining(BatchTraining):
         self.random_action = Block(rng, "uniform", "act/warmup", shape)
         self.noise = Block(rng, "normal", "act/noise", shape)
         self.noise_share = torch.linspace(train.least_noise, 1.0, train.num_envs, device=device)[:, None]
-        self.observe = getattr(agent, "observe", lambda obs: None)  # of agents that keep count of observations
         zeros = torch.zeros(len(seeds), train.num_envs, device=device)
         self.episode_return, self.episode_length = zeros.clone(), zeros.clone()
         self.bad_steps = torch.zeros(len(seeds), dtype=torch.int64, device=device)
@@ -73,7 +73,7 @@ class OnlineTraining(BatchTraining):
         learning = self.step >= self.cfg.warmup_steps
 
         # ACT
-        self.observe(self.obs)
+        self.agent.observe(self.obs)
         with torch.no_grad():
             if learning:
                 noise = self.noise.at(iteration)

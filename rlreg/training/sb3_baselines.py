@@ -233,7 +233,7 @@ class _Watch(BaseCallback):
 
     def _evaluate(self) -> None:
         """A row of eval.csv. What is measured on a critic's features is left as NaN."""
-        values = evaluate(Models([self.model]), self._env, self._start, self.model.gamma)
+        values = evaluate(Models([self.model]), self._env, self._start)
         if (cut := values.pop("bad_steps").item()) > 0:
             warn(f"evaluation at step {self.num_timesteps} of seed {self._seed}: {cut:.0f} episodes cut by a bad step")
         row = {name: values[name].item() if name in values else float("nan") for name in EVAL_TAGS}
