@@ -69,8 +69,8 @@ def test_a_parallel_run_resumes_to_the_same_curve_and_its_export_acts_alike(runn
     assert resumed.returncode == 0, resumed.stderr
     assert (tmp_path / "half/eval.csv").read_text() == (tmp_path / "whole/eval.csv").read_text()
 
+    from rlreg.build import load_agent
     from rlreg.run_folder import RunFolder
-    from rlreg.runner import load_agent
 
     exported = runner("mode=export", f"run_dir={tmp_path}/whole")
     assert exported.returncode == 0, exported.stderr
