@@ -241,7 +241,7 @@ class Config:
     """What `run.py` is told."""
 
     mode: str = "train"
-    """train, evaluate, collect, export, table or levels."""
+    """train, evaluate, video, collect, export, table or levels."""
     seeds: Any = 1
     """S: a number n for seeds 0 .. n-1, or a list such as [3,7]."""
     device: str = "cpu"
@@ -267,12 +267,15 @@ class Config:
     collect: CollectConfig = field(default_factory=CollectConfig)
     mixture: MixtureConfig | None = None
     out: str | None = None
-    """The file that mode=collect writes."""
+    """The file that mode=collect writes, or the folder for the films of mode=video (by default the run's `videos`)."""
+    episodes: int = 1
+    """Episodes that mode=video films, a seed."""
     levels: Any = MISSING
     """What mode=levels builds, shows or generates: see its schema beside what does it."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
 
     def __post_init__(self) -> None:
+        require(self.episodes >= 1, "episodes", self.episodes, "a whole number >= 1")
         require(self.threads >= 0, "threads", self.threads, "a whole number >= 0")
         stride = self.train.updates_per_call
         valid = f"a multiple of train.updates_per_call={stride}"

@@ -9,7 +9,7 @@ from rlreg.build import check_device
 from rlreg.compilation import check_mode
 from rlreg.config import Config, seed_list
 from rlreg.errors import unknown
-from rlreg.modes import collect, evaluate, export, levels, table, train
+from rlreg.modes import collect, evaluate, export, levels, table, train, video
 
 MODES = {
     "train": train.run,
@@ -18,6 +18,7 @@ MODES = {
     "export": export.run,
     "table": table.run,
     "levels": levels.run,
+    "video": video.run,
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from envs.cave import edits
 from envs.cave.level_model import LevelModel
 from envs.cave.level_sets import SPLITS, LevelSet, level_set
-from envs.cave.rendering import sheet
+from envs.cave.rendering import render, sheet
 from envs.cave.worlds import NUM_ACTIONS, CaveWorlds
 from rlreg.errors import require
 from rlreg.rng import Rng
@@ -69,6 +69,10 @@ class CaveEscape:
     def sheet(self, levels: Tensor) -> np.ndarray:
         """Levels (n, G, G) as one picture."""
         return sheet(levels)
+
+    def pictures(self, worlds: CaveWorlds) -> np.ndarray:
+        """What the first world of each seed looks like now, (S, h, w, 3)."""
+        return render(worlds.levels[:, 0], worlds.cell[:, 0], worlds.direction[:, 0], tile_size=16)
 
     @staticmethod
     def _set(name: str, layouts: str | None) -> LevelSet:

@@ -1,0 +1,28 @@
+"""`mode=video`: films of a run's policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from rlreg.build import build_task, load_agent
+from rlreg.run_folder import RunFolder
+from rlreg.task import Loop
+from rlreg.video.film import film, film_levels
+
+
+def run(cfg: DictConfig) -> None:
+    """An MP4 and a contact sheet for each seed: `mode=video run_dir=... episodes=2`, into `out` or `<run_dir>/videos`."""
+    given = RunFolder.given(cfg)
+    agent, step = load_agent(given, cfg.device, cfg.checkpoint, cfg.trust)
+    task = build_task(given.load_config(cfg.trust))
+    folder = Path(cfg.out) if cfg.out else given.path / "videos"
+    print(f"{given.path} at step {step}, {cfg.episodes} episodes a seed", flush=True)
+    if task.loop is Loop.CURRICULUM:
+        found = film_levels(agent, task.level_space(cfg.device), folder, cfg.episodes, step)
+    else:
+        found = (film(agent, task, seed, folder / f"seed-{seed}.mp4", cfg.episodes) for seed in agent.seeds)
+    for seed, footage in zip(agent.seeds, found, strict=True):
+        returns = ", ".join(f"{value:.4g}" for value in footage.returns)
+        print(f"seed {seed}: {footage.path} and {footage.sheet.name}, returns {returns}", flush=True)
