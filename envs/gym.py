@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from envs.backends import choose, make_batched
 from rlreg.errors import UserError, unknown
 from rlreg.purpose import Purpose
+from rlreg.video.opengl import drawing
 from rlreg.task import Task
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class ContinuousEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
     def step(self, action: NDArray) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(self._scale(action))
         return self._flat(obs), float(reward), bool(terminated), bool(truncated), info
+
+    def render(self) -> Any:
+        """What the task draws. Raises `UserError` where it cannot."""
+        with drawing(self.env.spec.id):
+            return self.env.render()
 
     def _flat(self, obs: Any) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # what float32 cannot hold is found, and told, as infinite

@@ -2,11 +2,13 @@
 
 import io
 import os
+import subprocess
+import sys
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 from PIL import Image
 from test_runner import main
 
@@ -123,3 +125,28 @@ def test_no_opengl_is_one_line_and_so_is_a_crash(monkeypatch, tmp_path):
     finally:
         opengl.working_backend.cache_clear()
     assert not list(tmp_path.glob("*.mp4"))
+
+
+BROKEN = """
+import sys
+from envs.gym import make_single
+for make in 2 * [lambda: make_single("HalfCheetah-v5", render_mode="rgb_array"), lambda: dmc("cartpole-swingup")]:
+    from envs.dmc import DMControlEnv
+    dmc = lambda task: DMControlEnv(task, render_mode="rgb_array")
+    env = make()
+    env.reset(seed=0)
+    try:
+        env.render()
+    except Exception as error:
+        print(type(error).__name__, str(error).partition("(")[0])
+"""
+
+
+def test_a_second_failed_render_does_not_abort_the_process(tmp_path):
+    """MuJoCo's own second attempt does: 'recursive initialization'."""
+    without = {"__EGL_VENDOR_LIBRARY_DIRS": str(tmp_path), "DISPLAY": "", "PYTHONPATH": str(ROOT)}
+    given = {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"} | without
+    done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, env=given)
+    assert done.returncode == 0, done.stderr
+    tasks = 2 * ["HalfCheetah-v5", "cartpole-swingup"]
+    assert done.stdout.splitlines() == [f"UserError cannot render '{task}' " for task in tasks]

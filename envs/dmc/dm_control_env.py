@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlreg.errors import NonFiniteError, UserError, unknown
+from rlreg.video.opengl import drawing
 
 with warnings.catch_warnings():
     # Without a display its import says so, once a process; `render` says it where it matters.
@@ -121,10 +122,8 @@ class DMControlEnv(gymnasium.Env):
         if self.render_mode is None:
             return None
         height, width = self._render_size
-        try:
+        with drawing(self.task):
             return self._env.physics.render(height, width, camera_id=0)
-        except Exception as error:  # what a missing OpenGL raises differs from one backend to the next
-            raise UserError(f"cannot render '{self.task}' ({error}); try MUJOCO_GL=egl or osmesa") from error
 
     def close(self) -> None:
         self._env.close()

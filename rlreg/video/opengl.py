@@ -9,9 +9,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
+import gymnasium
+
+from rlreg.errors import UserError
+
 INSTALL = "on Debian and Ubuntu `apt-get install libegl1 libgl1-mesa-dri` or `libosmesa6` brings one"
+_broken: list[str] = []
+"""Why OpenGL failed in this process, once it has."""
 _TRIAL = """
 import mujoco
 model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos="0 0 3"/><geom size=".5"/></worldbody></mujoco>')
@@ -49,6 +57,23 @@ def environment() -> dict[str, str]:
     if not given.get("DISPLAY"):
         given.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame's, which draws Gymnasium's classic tasks
     return given
+
+
+@contextmanager
+def drawing(name: str) -> Iterator[None]:
+    """Draw the task `name` in this process; raise `UserError` where that fails.
+
+    OpenGL is asked no more once it has failed: MuJoCo's second attempt aborts the whole process.
+    """
+    if _broken:
+        raise UserError(f"cannot render '{name}' ({_broken[0]})")
+    try:
+        yield
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # a package that draws without OpenGL, such as pygame
+        raise UserError(f"cannot render '{name}' ({error})") from error
+    except Exception as error:  # what a missing OpenGL raises differs from one backend to the next
+        _broken.append(f"{error}; try MUJOCO_GL=egl or osmesa")
+        raise UserError(f"cannot render '{name}' ({_broken[0]})") from error
 
 
 def _trial(backend: str) -> str | None:
