@@ -1,4 +1,9 @@
-"""TensorBoard with Stable-Baselines3's tags, a dashboard for the paper's figures, and `eval.csv`."""
+"""TensorBoard: one event stream a run, Stable-Baselines3's tags, a dashboard for each kind of loop, HParams.
+
+TensorBoard shows nothing of its own accord once there are more than 40 streams: so a run has one, whatever the number
+of its seeds. A quantity's tag holds the mean over the seeds; those of the dashboard have a band as well, under
+`BAND`. What single seeds did is in `eval.csv`.
+"""
 
 from __future__ import annotations
 
@@ -9,98 +14,122 @@ from typing import Any
 
 import numpy as np
 import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
+from rlreg import dashboard
 from rlreg.checkpoint import write_atomic
 from rlreg.errors import UserError
+from rlreg.task import Loop
 
-DASHBOARD = {
-    "return": {"evaluation": ["eval/mean_reward"], "training": ["rollout/ep_rew_mean"]},
-    "regulariser": {
-        "cosine of consecutive features": ["representation/cosine"],
-        "its bound": ["representation/bound"],
-        "penalty": ["regularizer/loss"],
-    },
-    "representation": {"rank": ["representation/rank"]},
-    "value": {"error": ["value/error"], "bias": ["value/bias"], "estimate": ["train/q"]},
-    "offline": {
-        "normalised score": ["eval/score"],
-        "loss of the behaviour policy": ["behaviour/vae_loss"],
-        "share of VAE actions": ["behaviour/share_of_vae_actions"],
-        "state value": ["train/value"],
-    },
-    "curriculum": {
-        "solve rate, held out": ["eval/solved"],
-        "solve rate, training levels": ["transfer/train_solved"],
-        "generalisation gap": ["transfer/generalisation_gap"],
-        "shift gap": ["transfer/shift_gap"],
-        "mutual information of features and levels": ["transfer/mutual_information"],
-        "new levels solved": ["levels/new_solved"],
-        "share of the dataset in what is drawn": ["levels/dataset_mass"],
-    },
-}
+BAND = "~ band: one standard deviation over the seeds"
+"""The group of the bands' edges, the last of the Time Series tab."""
+HPARAMS_METRICS = ("eval/mean_reward", "eval/score", "eval/solved")
+"""What TensorBoard's HParams tab shows beside the settings, where a run has it."""
 
 
 class Logger:
-    """One event file for all seeds together, means with a band, and one a seed.
+    """The event stream of one run."""
 
-    TensorBoard then shows each seed as a run of its own, and the bands as a custom-scalars dashboard.
-    """
-
-    def __init__(self, folder: Path, seeds: Sequence[int], first_step: int = 0) -> None:
+    def __init__(self, folder: Path, seeds: Sequence[int], loop: Loop = Loop.ONLINE, first_step: int = 0) -> None:
         """Points from `first_step` on that an earlier, killed process wrote are hidden."""
-        self._all = SummaryWriter(str(folder / "all"), purge_step=first_step)
-        self._seeds = [SummaryWriter(str(folder / f"seed-{seed}"), purge_step=first_step) for seed in seeds]
-        charts = {
-            title: {
-                name: ["Margin", [f"{tag}/{part}" for tag in tags for part in ("mean", "low", "high")]]
-                for name, tags in group.items()
-            }
-            for title, group in DASHBOARD.items()
-        }
-        self._all.add_custom_scalars(charts)
+        self.seeds, self.loop = tuple(seeds), loop
+        self._writer = SummaryWriter(str(folder), purge_step=first_step)
+        self._banded = dashboard.quantities(loop) if len(seeds) > 1 else set()
+        self._charted: set[str] = set()
+        """Quantities that the layout, as written so far, shows."""
+        self._seen: set[str] = set()
 
     def scalars(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Metrics (S,) at `step`. A NaN (nothing to report yet) is left out."""
+        """Metrics (S,) at `step`, as their mean over the seeds. A NaN (nothing to report yet) is left out."""
         for tag, per_seed in values.items():
-            per_seed = per_seed.detach().float().cpu()
-            for writer, value in zip(self._seeds, per_seed.tolist(), strict=True):
-                if value == value:
-                    writer.add_scalar(tag, value, step)
+            per_seed = per_seed.detach().double().cpu()
             present = per_seed[~per_seed.isnan()]
-            if len(present):
-                mean, spread = present.mean().item(), present.std(correction=0).item()
-                self._all.add_scalar(tag, mean, step)
-                for part, value in (("mean", mean), ("low", mean - spread), ("high", mean + spread)):
-                    self._all.add_scalar(f"{tag}/{part}", value, step)
+            if not len(present):
+                continue
+            mean = present.mean().item()
+            self._scalar(step, tag, mean)
+            self._seen.add(tag)
+            if tag in self._banded:
+                spread = present.std(correction=0).item()
+                for edge, value in (("low", mean - spread), ("high", mean + spread)):
+                    self._scalar(step, band(tag, edge), value)
 
     def histograms(self, step: int, tag: str, values: Tensor) -> None:
-        """Values (S, n) at `step`, a histogram a seed. What is not finite is left out."""
-        for writer, own in zip(self._seeds, values.detach().float().cpu(), strict=True):
-            if (own := own[own.isfinite()]).numel():
-                writer.add_histogram(tag, own, step)
+        """Values (S, n) at `step`, of all seeds together. What is not finite is left out."""
+        values = values.detach().float().cpu()
+        if (finite := values[values.isfinite()]).numel():
+            self._writer.add_histogram(tag, finite, step)
 
-    def image(self, step: int, tag: str, picture: np.ndarray) -> None:
-        """A picture (height, width, 3) uint8."""
-        self._all.add_image(tag, picture, step, dataformats="HWC")
+    def images(self, step: int, tag: str, pictures: Sequence[np.ndarray]) -> None:
+        """A picture (height, width, 3) uint8 for each seed, as `<tag>/seed-<k>`."""
+        for seed, picture in zip(self.seeds, pictures, strict=True):
+            self._writer.add_image(f"{tag}/seed-{seed}", picture, step, dataformats="HWC")
+
+    def film(self, step: int, tag: str, gif: bytes, height: int, width: int) -> None:
+        """A moving picture, as a GIF file's contents."""
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        self._write(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def scalar(self, step: int, tag: str, value: float) -> None:
         """One number for the whole process, such as `time/fps`."""
-        self._all.add_scalar(tag, value, step)
+        self._scalar(step, tag, value)
 
-    def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """The run's settings and final figures in TensorBoard's HParams view."""
+    def hparams(self, settings: Mapping[str, Any], done: bool = False) -> None:
+        """The run's row in the HParams tab, at its beginning and again at its end (`done`).
+
+        Its figures are the newest means of `HPARAMS_METRICS`, so that an unfinished run has them too.
+        """
         flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
-        self._all.add_hparams(flat, dict(metrics), run_name="hparams")
+        experiment, start, end = hparams(flat, dict.fromkeys(HPARAMS_METRICS, 0.0))
+        for summary in (end,) if done else (experiment, start):
+            self._write(summary, None)
 
     def flush(self) -> None:
-        for writer in (self._all, *self._seeds):
-            writer.flush()
+        self._write_layout()
+        self._writer.flush()
 
     def close(self) -> None:
-        for writer in (self._all, *self._seeds):
-            writer.close()
+        self.flush()
+        self._writer.close()
+
+    def _scalar(self, step: int, tag: str, value: float) -> None:
+        # not add_scalar: it would replace the blanks of a band's name
+        self._write(Summary(value=[Summary.Value(tag=tag, simple_value=value)]), step)
+
+    def _write(self, summary: Summary, step: int | None) -> None:
+        self._writer._get_file_writer().add_summary(summary, step)
+
+    def _write_layout(self) -> None:
+        """The dashboard of what there is: a chart without data would say only that it has none."""
+        if self._seen <= self._charted:
+            return
+        self._charted |= self._seen
+        categories = []
+        for title, charts in dashboard.layout(self.loop, self._seen).items():
+            category = layout_pb2.Category(title=title)
+            category.chart.extend(self._chart(name, tag) for name, tag in charts.items())
+            categories.append(category)
+        if categories:
+            self._write(custom_scalar.pb(layout_pb2.Layout(category=categories)), None)
+
+    def _chart(self, name: str, tag: str) -> layout_pb2.Chart:
+        if tag not in self._banded:
+            content = layout_pb2.MultilineChartContent(tag=[f"^{tag}$"])
+            return layout_pb2.Chart(title=name, multiline=content)
+        edges = {"lower": band(tag, "low"), "upper": band(tag, "high")}
+        series = layout_pb2.MarginChartContent.Series(value=tag, **edges)
+        title = f"{name} (mean of the seeds; band: one standard deviation)"
+        return layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=[series]))
+
+
+def band(tag: str, edge: str) -> str:
+    """The tag of a band's edge, 'low' or 'high'."""
+    return f"{BAND}/{tag}/{edge}"
 
 
 class EvalTable:
