@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from envs.backends import choose, make_batched
 from rlreg.errors import UserError, unknown
 from rlreg.purpose import Purpose
-from rlreg.video.opengl import drawing
 from rlreg.task import Task
+from rlreg.video.opengl import drawing
 
 if TYPE_CHECKING:
     import torch

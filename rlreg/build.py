@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlreg.agent import Agent
 from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.config import seed_list
-from rlreg.errors import UserError
+from rlreg.errors import UserError, require
 from rlreg.run_folder import RunFolder
 from rlreg.task import Task
 
@@ -56,14 +56,21 @@ def build_agent(cfg: DictConfig, task: Task, seeds: Sequence[int], device: str) 
 
 
 def load_agent(
-    folder: RunFolder, device: str = "cpu", step: int | None = None, trust: bool = False
+    folder: RunFolder, device: str = "cpu", step: int | str | None = None, trust: bool = False
 ) -> tuple[Agent, int]:
-    """The agent of a run's newest checkpoint (or that of `step`), and the checkpoint's step.
+    """The agent of a run's newest checkpoint, or of that of `step`, 'best' or 'last', and the checkpoint's step.
 
     `trust` as in `RunFolder.load_config`. Raises `UserError`.
     """
     cfg = folder.load_config(trust)
-    found = Checkpoints(folder.checkpoints).load(step)
+    valid = step is None or step in ("best", "last") or (isinstance(step, int) and not isinstance(step, bool))
+    require(valid, "checkpoint", step, "last, best or the step of a checkpoint")
+    if step == "best":
+        found = Checkpoints(folder.best).load()
+        if found is None:
+            raise UserError(f"run_dir={folder.path}: checkpoint=best is kept by runs with train.keep_best=true only")
+    else:
+        found = Checkpoints(folder.checkpoints).load(None if step == "last" else step)
     if found is None:
         raise UserError(f"run_dir={folder.path}: no checkpoint yet")
     step, tensors, _ = found

@@ -57,6 +57,10 @@ class TrainConfig:
     """A seed is stopped, as for a non-finite loss, once more than this share of its steps (of 200 at least) were bad:
     the simulation diverged, or an observation or reward is no finite float32. Until then such a step ends its episode,
     is left out of the replay memory and counted (`env/bad_steps`)."""
+    keep_best: bool = False
+    """Keep the checkpoint of the best evaluation too (checkpoint=best): the best mean of all seeds."""
+    video_every: int = 0
+    """Steps between films of the first seed, for TensorBoard and in the run's `videos`; 0 for none."""
     keep_replay: bool = False
     """Keep the replay memory on disk after the run's end (up to some 600 MB a seed)."""
 
@@ -250,11 +254,12 @@ class Config:
     threads: int = 0
     """CPU threads for torch; 0 leaves torch's own choice."""
     run_dir: str | None = None
-    """Where the run lives; by default runs/<env>/<agent>/<hash of the configuration>."""
+    """Where the run lives: by default runs/<env>/<agent>-<what differs from the defaults>-<hash>; `latest` is the run
+    that something was last written of."""
     runs_root: str = "runs"
     """Where run folders are made by default."""
-    checkpoint: int | None = None
-    """For evaluate, export and collect: the step whose checkpoint to use; the newest where empty."""
+    checkpoint: Any = None
+    """For the modes that use a run: last (the default), best (of a run with train.keep_best) or a checkpoint's step."""
     trust: bool = False
     """Follow a run folder that names code of its own: classes that are not rlreg's, env.id=module:Id. Such a folder can
     do whatever it wants with this machine: trust your own, and those of people you know."""

@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG, PLUGIN_NAME
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -115,7 +118,11 @@ class Logger:
             category.chart.extend(self._chart(name, tag) for name, tag in charts.items())
             categories.append(category)
         if categories:
-            self._write(custom_scalar.pb(layout_pb2.Layout(category=categories)), None)
+            text = layout_pb2.Layout(category=categories).SerializeToString()
+            tensor = TensorProto(dtype=DT_STRING, string_val=[text], tensor_shape=TensorShapeProto())
+            plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME))
+            layout = Summary.Value(tag=CONFIG_SUMMARY_TAG, tensor=tensor, metadata=plugin)
+            self._write(Summary(value=[layout]), None)
 
     def _chart(self, name: str, tag: str) -> layout_pb2.Chart:
         if tag not in self._banded:

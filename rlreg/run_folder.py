@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,16 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlreg.checkpoint import write_atomic
 from rlreg.errors import UserError
-from rlreg.old_names import with_new_names, with_old_names
+from rlreg.naming import differences, flat_settings, identity, latest, place
+from rlreg.old_names import with_new_names
 from rlreg.registry import checked
 
-# What may change between the two parts of a resumed run without changing what it computes.
-_NOT_IDENTITY = {
-    *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads", "trust"),
-    *("collect", "mixture", "out", "levels"),
-    *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_replay")),
-    *("train.updates_per_call", "train.max_bad_share", "env.workers"),
-}
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
 
 
@@ -43,18 +36,24 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
         self.replay = path / "replay"
 
     @property
     def complete(self) -> bool:
+        """Whether a run has come to its end here, of whatever length."""
         return self.summary.exists()
+
+    def complete_for(self, cfg: DictConfig) -> bool:
+        """Whether the run has as many steps as a configuration asks for."""
+        return self.complete and self.results()["steps"] >= cfg.train.total_steps
 
     @classmethod
     def of(cls, cfg: DictConfig) -> RunFolder:
-        """The folder of a configuration: `run_dir` where given, else a name that its contents decide."""
-        if cfg.run_dir:
-            return cls(Path(cfg.run_dir))
-        return cls(Path(cfg.runs_root) / cfg.env.name / _agent_name(cfg) / _fingerprint(cfg))
+        """The folder of a configuration: `run_dir` where given (`latest` is the newest run's), else `naming.place`."""
+        if cfg.run_dir == "latest":
+            return cls(latest(Path(cfg.runs_root)))
+        return cls(Path(cfg.run_dir) if cfg.run_dir else place(cfg))
 
     @classmethod
     def given(cls, cfg: DictConfig) -> RunFolder:
@@ -63,18 +62,30 @@ class RunFolder:
             raise UserError(f"mode={cfg.mode} needs run_dir=<the folder of a run>")
         return cls.of(cfg)
 
-    def open(self, cfg: DictConfig) -> None:
-        """Write the configuration, or check that the run in the folder has the same. Raises `UserError`."""
+    def open(self, cfg: DictConfig, steps: Sequence[int] = ()) -> None:
+        """Write the configuration, or check that the run in the folder, at `steps`' last, has the same.
+
+        What may change in a run is taken up, and `history` in `config.yaml` says what it was before.
+        Raises `UserError`.
+        """
         if not self.config.exists():
-            write_atomic(self.config, OmegaConf.to_yaml(cfg, resolve=True))
+            whole = OmegaConf.to_container(cfg, resolve=True) | {"differs": differences(cfg)}
+            write_atomic(self.config, OmegaConf.to_yaml(OmegaConf.create(whole)))
             return
-        there, here = _identity(self.read_config()), _identity(cfg)
+        kept = self.read_config()
+        there, here = identity(kept), identity(cfg)
         if there != here:
             key = next(k for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k))
             raise UserError(
                 f"run_dir={self.path}: holds a run with {key}={there.get(key)}, not {here.get(key)}; "
                 "give another run_dir or delete it"
             )
+        before, now = (flat_settings({k: c[k] for k in ("train", "eval")}) for c in map(_plain, (kept, cfg)))
+        changed = {key: before.get(key) for key in now if before.get(key) != now[key]}
+        if changed:
+            history = [*_plain(kept).get("history", []), {"until_step": steps[-1] if steps else 0, "was": changed}]
+            extra = {"differs": _plain(kept).get("differs", {}), "history": history}
+            write_atomic(self.config, OmegaConf.to_yaml(OmegaConf.create(_plain(cfg) | extra)))
 
     def adopt(self, cfg: DictConfig) -> None:
         """Let `env.backend=auto` be what the run in the folder has: of an earlier version's, what it had then."""
@@ -161,30 +172,5 @@ def _cpu() -> str:
         return platform.processor()
 
 
-def _identity(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that decide a run's results, flat, by dotted key."""
-    settings = flat_settings(OmegaConf.to_container(cfg, resolve=True))
-    return {k: v for k, v in settings.items() if _NOT_IDENTITY.isdisjoint((k, k.split(".")[0]))}
-
-
-def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'agent': {'tau': 1}} -> {'agent.tau': 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _agent_name(cfg: DictConfig) -> str:
-    """`beer`, `td3`; `td3+beer` where the name lacks the regulariser, `beer-none`, `beer-dr3` where it has another."""
-    words = set(cfg.agent.name.split("_"))
-    named = {"beer", "dr3", "infer"} & words
-    regularizer = cfg.regularizer._target_.rpartition(".")[2].lower()
-    if regularizer in words or (regularizer == "regularizer" and not named):
-        return cfg.agent.name
-    other = "none" if regularizer == "regularizer" else regularizer
-    return f"{cfg.agent.name}{'-' if named else '+'}{other}"
-
-
-def _fingerprint(cfg: DictConfig) -> str:
-    return hashlib.sha256(json.dumps(with_old_names(_identity(cfg)), sort_keys=True).encode()).hexdigest()[:10]
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=True)

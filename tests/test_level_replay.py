@@ -304,7 +304,7 @@ def test_a_run_of_each_method(monkeypatch, tmp_path, method):
         "train", "cave_escape_512_4ts_varp:test", "cave_escape_112_14ts_varp:test"
     ]  # fmt: skip
     assert all(float(r["solved_low"]) <= float(r["solved"]) <= float(r["solved_high"]) for r in transfer)
-    events = EventAccumulator(str(tmp_path / "run/tensorboard/all")).Reload()
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert {"eval/solved", "transfer/generalisation_gap", "train/value_loss"} <= set(events.Tags()["scalars"])
     shown = {"levels/likeliest"} if method != "dr" else set()
     shown |= {"levels/new"} if method not in ("uniform", "plr") else set()

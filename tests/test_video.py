@@ -16,7 +16,8 @@ from rlreg.errors import UserError
 from rlreg.video import opengl
 from rlreg.video.writer import Film, contact_sheet, every, gif
 
-opengl_works = pytest.mark.skipif(opengl.working_backend()[0] is None, reason=f"no OpenGL: {opengl.working_backend()[1]}")
+BACKEND, REASONS = opengl.working_backend()
+opengl_works = pytest.mark.skipif(BACKEND is None, reason=f"no OpenGL: {REASONS}")
 
 
 def frames_of(path) -> list[np.ndarray]:
@@ -119,7 +120,7 @@ def test_no_opengl_is_one_line_and_so_is_a_crash(monkeypatch, tmp_path):
     try:
         backend, reasons = opengl.working_backend()
         assert backend is None and reasons.startswith("egl: ") and "\n" not in reasons
-        with pytest.raises(UserError, match="no OpenGL here .*apt-get install libegl1"), \
+        with pytest.raises(UserError, match=r"no OpenGL here .*apt-get install libegl1"), \
                 Renderer(Unfilmable(), 0, tmp_path / "x.mp4"):  # fmt: skip
             pass
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlreg.build import build_agent, build_task
+from rlreg.checkpoint import Checkpoints
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError
 from rlreg.run_folder import RunFolder
@@ -27,7 +28,7 @@ def run(cfg: DictConfig) -> None:
     agent = build_agent(cfg, task, seeds, settings.device)
     require_loop(cfg.agent.name, agent.Training.loop, task)
     where = f"run folder: {folder.path}{_backends(task, settings)}"
-    if folder.complete:
+    if folder.complete_for(cfg):
         with folder.locked():
             folder.open(cfg)
             print(where, flush=True)
@@ -35,10 +36,15 @@ def run(cfg: DictConfig) -> None:
             _drop_replay(folder, settings)
             if len(folder.results()["diverged"]) == len(seeds):  # of a version that took such a run for complete
                 raise UserError(f"no seed is left that learns; see {folder.path}, and delete it to start anew")
-            print("this run is complete; delete its folder to run it again")
+            steps = folder.results()["steps"]
+            print(
+                f"this run is complete at step {steps}; a larger train.total_steps extends it, "
+                "and without its folder it would run again"
+            )
         return
     with closing(agent.Training.of(agent, task, settings, folder)) as loop, folder.locked():
-        folder.open(cfg)
+        folder.open(cfg, Checkpoints(folder.checkpoints).steps()[-1:])
+        loop.task = task
         print(where, flush=True)
         results = loop.run()
         folder.finish(results)

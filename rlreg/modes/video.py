@@ -13,7 +13,7 @@ from rlreg.video.film import film, film_levels
 
 
 def run(cfg: DictConfig) -> None:
-    """An MP4 and a contact sheet for each seed: `mode=video run_dir=... episodes=2`, into `out` or `<run_dir>/videos`."""
+    """An MP4 and a contact sheet for each seed, in `out` or `<run_dir>/videos`: `mode=video run_dir=... episodes=2`."""
     given = RunFolder.given(cfg)
     agent, step = load_agent(given, cfg.device, cfg.checkpoint, cfg.trust)
     task = build_task(given.load_config(cfg.trust))

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,9 +22,11 @@ from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.evaluation import REPRESENTATION, evaluate, representation
 from rlreg.logger import EvalTable, Logger
+from rlreg.naming import hparams_of
 from rlreg.purpose import Purpose
-from rlreg.run_folder import RunFolder, flat_settings
+from rlreg.run_folder import RunFolder
 from rlreg.task import Loop, Task, VectorEnv
+from rlreg.training.speed import Speed
 
 # TensorBoard's names for the columns of eval.csv.
 EVAL_TAGS = {
@@ -84,6 +85,9 @@ class Training(ABC):
         self.agent, self.cfg, self.eval_cfg, self.folder = agent, train, evaluation, folder
         self.eval_tags: Mapping[str, str] = EVAL_TAGS
         self.checkpoints = Checkpoints(folder.checkpoints, train.keep_checkpoints)
+        self.best = Checkpoints(folder.best, 1)
+        self.task: Task | None = None
+        """Where to film, for `train.video_every`; whoever builds the loop may set it."""
         self.closing = ExitStack()  # what closes at the end of `run`, however that comes
         torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
 
@@ -110,12 +114,15 @@ class Training(ABC):
         resumed = self.restore()
         if not resumed:
             self._begin()
-        self.logger = Logger(self.folder.tensorboard, self.agent.seeds, self.step + 1 if resumed else 0)
+        self.logger = Logger(self.folder.tensorboard, self.agent.seeds, self.loop, self.step + 1 if resumed else 0)
         self.closing.callback(self.logger.close)
+        self.logger.hparams(hparams_of(self.folder.read_config()))
         last_step = self.step if resumed else None
         self.eval_table = EvalTable(self.folder.eval_csv, self.agent.seeds, self.eval_tags, last_step)
-        self.started, self.first_step = time.perf_counter(), self.step
+        self.started, self.speed = time.perf_counter(), Speed(self.step)
         self._end_without_seeds()
+        if resumed:
+            print(f"resuming from step {self.step}", flush=True)
         with interrupts() as interrupted, self._progress() as bar:
             if not resumed:
                 self._evaluate(bar)
@@ -126,6 +133,8 @@ class Training(ABC):
                     self._log()
                 if self._passed(self.eval_cfg.every) or self.step == self.cfg.total_steps:
                     self._evaluate(bar)
+                if self.cfg.video_every and self._passed(self.cfg.video_every):
+                    self._film()
                 stop = interrupted()
                 if stop or self._passed(self.cfg.checkpoint_every) or self.step == self.cfg.total_steps:
                     self.save()
@@ -152,12 +161,13 @@ class Training(ABC):
         self.eval_table.add(self.step, values)
         self.logger.scalars(self.step, {self.eval_tags[name]: value for name, value in values.items()})
         self.logger.flush()
+        if self.cfg.keep_best:
+            self._keep_best()
         shown = [name for name in ("return", "score", "solved") if name in values]
         found = ", ".join(f"{name} {values[name].mean():.4g}" for name in shown)
         bar.set_postfix_str(found)
         if bar.disable:
-            fps = (self.step - self.first_step) / max(time.perf_counter() - self.started, 1e-9)
-            print(f"step {self.step}: {found}, {fps:.3g} {self.unit}s/s", flush=True)
+            print(f"step {self.step}: {found}, {self.speed.at(self.step):.3g} {self.unit}s/s", flush=True)
 
     @abstractmethod
     def _measure(self) -> dict[str, Tensor]:
@@ -165,10 +175,32 @@ class Training(ABC):
 
     def _log(self) -> None:
         self.logger.scalars(self.step, self.metrics)
-        elapsed = time.perf_counter() - self.started
-        self.logger.scalar(self.step, "time/fps", (self.step - self.first_step) / elapsed)
+        self.logger.scalar(self.step, "time/fps", self.speed.at(self.step))
         self.logger.scalar(self.step, "train/n_updates", self.updates)
         self._look_after_seeds()
+
+    def _keep_best(self) -> None:
+        """Keep the agent of this evaluation where it is the best so far, by its mean over the seeds."""
+        name = next(name for name in ("score", "solved", "return") if name in self.eval_tags)
+        means = self.eval_table.column(name).nanmean(dim=1)
+        if len(means) == 1 or means[-1] > means[:-1].max():
+            self.best.save(self.step, flatten({"agent": self.agent.state()}), {"step": self.step})
+
+    def _film(self) -> None:
+        """Film the first seed, for TensorBoard and as `videos/step-<n>.mp4`; what goes wrong costs only the film."""
+        if self.task is None:
+            return
+        from rlreg.video.film import film_now  # here: only a run that is filmed pays for the import
+        from rlreg.video.writer import gif
+
+        try:
+            footage = film_now(self.agent, self.task, self.folder.path / "videos" / f"step-{self.step}", self.step)
+        except UserError as error:
+            tqdm.write(f"warning: no film: {error}", file=sys.stderr)
+            self.task = None
+            return
+        frames = footage.frames[0]
+        self.logger.film(self.step, "film/episode", gif(frames, footage.fps), *frames[0].shape[:2])
 
     def _look_after_seeds(self) -> None:
         """Say once of each seed whose loss turned non-finite that it learns no more."""
@@ -196,9 +228,7 @@ class Training(ABC):
         columns = {name: self.eval_table.column(name) for name in self.eval_tags}  # (evaluations, S)
         final = {name: column[-1].tolist() for name, column in columns.items()}
         averaged = [name for name in ("return", "score") if name in columns]
-        settings = OmegaConf.to_container(self.folder.read_config())
-        figures = {self.eval_tags[name]: sum(final[name]) / len(final[name]) for name in averaged}
-        self.logger.hparams(flat_settings(settings), figures)
+        self.logger.hparams(hparams_of(self.folder.read_config()), done=True)
         return {
             "seeds": list(self.agent.seeds),
             "steps": self.step,
@@ -246,7 +276,7 @@ class Training(ABC):
         if found is None:
             return False
         self.step, tensors, info = found
-        copy_into(self._tensors(), tensors, str(self.folder.checkpoints))
+        copy_into(self._tensors(), self._as_today(tensors), str(self.folder.checkpoints))
         self.updates, self.seconds_before = info["updates"], info.get("seconds", 0.0)
         self._restore_info(info)
         reasons = info.get("stopped", {})
@@ -254,6 +284,10 @@ class Training(ABC):
             if not alive:
                 self.stopped[seed] = reasons.get(str(seed), "the loss turned non-finite")
         return True
+
+    def _as_today(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's tensors, those of an earlier version by what stands for them now."""
+        return tensors
 
     def _restore_info(self, info: dict[str, Any]) -> None:  # noqa: B027 (optional)
         """Take up what a loop's own `_info` has put by."""

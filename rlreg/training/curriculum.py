@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -135,15 +135,16 @@ class CurriculumTraining(Training):
     def _evaluate(self, bar: Any) -> None:
         super()._evaluate(bar)
         if self.agent.new_levels is not None:
-            self._show("levels/new", self.agent.new_levels[0])
+            self._show("levels/new", self.agent.new_levels)
         probability = self.agent.distribution()
-        if probability is not None and probability[0].any():
-            mass, likeliest = probability[0].topk(min(SHOWN_LEVELS, probability.shape[1]))
-            self._show("levels/likeliest", self.agent.stored_levels(0, likeliest[mass > 0]))
+        if probability is not None and probability.any(dim=1).all():
+            mass, likeliest = probability.topk(min(SHOWN_LEVELS, probability.shape[1]), dim=1)
+            chosen = enumerate(zip(mass, likeliest, strict=True))
+            self._show("levels/likeliest", [self.agent.stored_levels(i, k[share > 0]) for i, (share, k) in chosen])
 
-    def _show(self, tag: str, levels: Tensor) -> None:
-        """The first of the first seed's levels as one picture."""
-        self.logger.image(self.step, tag, self.space.sheet(levels[:SHOWN_LEVELS]))
+    def _show(self, tag: str, levels: Iterable[Tensor]) -> None:
+        """The first of each seed's levels as one picture."""
+        self.logger.images(self.step, tag, [self.space.sheet(own[:SHOWN_LEVELS]) for own in levels])
 
     def _log(self) -> None:
         self.logger.scalars(self.step, self.agent.statistics())
@@ -165,9 +166,17 @@ class CurriculumTraining(Training):
         }
 
     def _info(self) -> dict[str, Any]:
-        return super()._info() | {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps}
+        own = {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps, "total_steps": self.cfg.total_steps}
+        return super()._info() | own
 
     def _restore_info(self, info: dict[str, Any]) -> None:
+        before = info.get("total_steps", self.cfg.total_steps)
+        if before != self.cfg.total_steps and self.agent.config.levels.secondary is not None:
+            print(
+                f"the schedule of eta, which goes from 0 to 1 over a run, is that of {self.cfg.total_steps} updates "
+                f"from here on; up to step {info['step']} it was that of {before}",
+                flush=True,
+            )
         self.agent.cycles, self.agent.env_steps = info["cycles"], info["env_steps"]
 
 

@@ -19,6 +19,7 @@ from rlreg.rng import Block, Rng
 from rlreg.run_folder import RunFolder
 from rlreg.task import Task, VectorEnv
 from rlreg.training.base import FEWEST_STEPS, BatchTraining, warn
+from rlreg.training.episodes import EpisodeWindow
 
 
 class OnlineTraining(BatchTraining):
@@ -54,13 +55,12 @@ class OnlineTraining(BatchTraining):
         self.random_action = Block(rng, "uniform", "act/warmup", shape)
         self.noise = Block(rng, "normal", "act/noise", shape)
         self.noise_share = torch.linspace(train.least_noise, 1.0, train.num_envs, device=device)[:, None]
-        zeros = torch.zeros(len(seeds), train.num_envs, device=device)
-        self.episode_return, self.episode_length = zeros.clone(), zeros.clone()
+        self.episodes = EpisodeWindow(len(seeds), train.num_envs, device)
+        self.first_update = train.warmup_steps
+        """The step from which on there are updates."""
         self.bad_steps = torch.zeros(len(seeds), dtype=torch.int64, device=device)
         """(S,): steps so far that came to nothing; see `envs.base.Step.bad`."""
         self.told_bad_steps = 0
-        nothing = torch.full((len(seeds),), torch.nan, device=device)
-        self.last_episode = {"rollout/ep_rew_mean": nothing.clone(), "rollout/ep_len_mean": nothing.clone()}
 
     # ------------------------------------------------------------- the loop
 
@@ -70,12 +70,14 @@ class OnlineTraining(BatchTraining):
     def _iterate(self) -> None:
         """One step of every world, then the updates that are due."""
         iteration = self.step // self.cfg.num_envs
-        learning = self.step >= self.cfg.warmup_steps
+        learning = self.step >= self.first_update
+        if self.step == self.first_update:
+            self.speed.restart(self.step)
 
         # ACT
         self.agent.observe(self.obs)
         with torch.no_grad():
-            if learning:
+            if self.step >= self.cfg.warmup_steps:
                 noise = self.noise.at(iteration)
                 action = self.agent.act(self.obs, noise if self.cfg.least_noise == 1 else noise * self.noise_share)
             else:
@@ -85,7 +87,7 @@ class OnlineTraining(BatchTraining):
         # STORE: the observation the action led to, and whether the task (not the clock) ended there
         self.replay.add(self.obs, action, reward, final_obs, terminated, bad, truncated)
         self.bad_steps += bad.sum(dim=1)
-        self._count_episodes(reward, terminated | truncated)
+        self.episodes.add(reward, terminated | truncated)
         self.obs = obs
         self.step += self.cfg.num_envs
 
@@ -94,21 +96,9 @@ class OnlineTraining(BatchTraining):
             for _ in range(self.cfg.updates_an_iteration):
                 self._learn()
 
-    def _count_episodes(self, reward: Tensor, done: Tensor) -> None:
-        self.episode_return += reward
-        self.episode_length += 1
-        for tag, total in (
-            ("rollout/ep_rew_mean", self.episode_return),
-            ("rollout/ep_len_mean", self.episode_length),
-        ):
-            # Whether any has ended is not looked at, which would hold up a GPU at every step.
-            mean = torch.where(done, total, 0.0).sum(dim=1) / done.sum(dim=1)  # NaN where none ended
-            self.last_episode[tag] = torch.where(mean.isnan(), self.last_episode[tag], mean)
-            total.masked_fill_(done, 0.0)
-
     def _log(self) -> None:
         self.env.check()
-        self.logger.scalars(self.step, self.last_episode | {"env/bad_steps": self.bad_steps})
+        self.logger.scalars(self.step, self.episodes.means() | {"env/bad_steps": self.bad_steps})
         super()._log()
 
     def _look_after_seeds(self) -> None:
@@ -136,18 +126,21 @@ class OnlineTraining(BatchTraining):
     # --------------------------------------------------------------- resume
 
     def _tensors(self) -> dict[str, Any]:
-        return super()._tensors() | {
-            "loop": {
-                "episode_return": self.episode_return,
-                "episode_length": self.episode_length,
-                **{tag: self.last_episode[tag] for tag in sorted(self.last_episode)},
-            },
-        }
+        return super()._tensors() | {"loop": self.episodes.state()}
+
+    def _as_today(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "loop/returns" in tensors:
+            return tensors
+        # An earlier version kept the last episode instead of a window: the window begins anew.
+        window = {f"loop/{name}": value for name, value in self.episodes.state().items()}
+        kept = {name: value for name, value in tensors.items() if not name.startswith("loop/rollout/")}
+        return window | kept
 
     def _info(self) -> dict[str, Any]:
         return super()._info() | {
             "env": self.env.state_dict(),
             "bad_steps": self.bad_steps.tolist(),
+            "first_update": self.first_update,
             "replay": {"inserted": self.replay.inserted, "chunks": self.replay_log.extend(self.replay)},
         }
 
@@ -157,11 +150,20 @@ class OnlineTraining(BatchTraining):
         self.replay_log.prune(oldest_kept["replay"]["inserted"] - self.replay.capacity)
 
     def _restore_info(self, info: dict[str, Any]) -> None:
-        self.replay_log.restore(self.replay, info["replay"]["chunks"])
-        if self.replay.inserted != info["replay"]["inserted"]:
-            raise UserError(f"{self.folder.replay}: {self.replay.inserted} rows, not {info['replay']['inserted']}")
+        self.first_update = info.get("first_update", self.cfg.warmup_steps)
         self.bad_steps.copy_(torch.tensor(info.get("bad_steps", 0)))
         self.told_bad_steps = int(self.bad_steps.sum())
         self.obs = self.env.load_state_dict(info["env"])
         if problems := self.env.problems():
             warn(f"going on from step {self.step}, but not exactly as if the run had not stopped: {problems[0]}")
+        if self.folder.complete and not self.folder.replay.exists():
+            self.first_update = self.step + max(self.cfg.warmup_steps, self.agent.config.batch_size)
+            print(
+                f"the replay memory was not kept at the run's end (train.keep_replay=true does that): the next updates "
+                f"come at step {self.first_update}, after as many steps by the policy as the run's warm-up had",
+                flush=True,
+            )
+            return
+        self.replay_log.restore(self.replay, info["replay"]["chunks"])
+        if self.replay.inserted != info["replay"]["inserted"]:
+            raise UserError(f"{self.folder.replay}: {self.replay.inserted} rows, not {info['replay']['inserted']}")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.logger import Logger as SB3Logger
 from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
 from rlreg.checkpoint import Checkpoints, copy_into, flatten, write_atomic
 from rlreg.config import Config, EvalConfig, TrainConfig
+from rlreg.errors import UserError
 from rlreg.evaluation import evaluate
+from rlreg.logger import Logger
+from rlreg.naming import hparams_of
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 from rlreg.sb3 import Models, VecWorlds, model_state
@@ -72,10 +76,19 @@ class SB3Training:
     def run(self) -> dict[str, Any]:
         """Train every seed that is not finished yet. Returns the final figures, a list a seed."""
         seconds = 0.0
-        with interrupts() as interrupted:
+        unfinished = not Checkpoints(self.folder.checkpoints / f"seed-{self.agent.seeds[0]}").steps()
+        first_step = 0 if unfinished else self.cfg.total_steps + 1
+        self.logger = Logger(self.folder.tensorboard, self.agent.seeds, self.loop, first_step)
+        self.logger.hparams(hparams_of(self.folder.read_config()))
+        with closing(self.logger), interrupts() as interrupted:
             for i, seed in enumerate(self.agent.seeds):
                 finished = Checkpoints(self.folder.checkpoints / f"seed-{seed}")
                 found = finished.load()
+                if found is not None and found[0] != self.cfg.total_steps:
+                    raise UserError(
+                        f"train.total_steps={self.cfg.total_steps}: seed {seed} has finished with {found[0]} steps, "
+                        "and runs of Stable-Baselines3's own agents cannot be extended; give another run_dir"
+                    )
                 if found is None:
                     started = time.perf_counter()
                     self._train(i, interrupted)
@@ -114,16 +127,13 @@ class SB3Training:
         model = self.agent.build(seed, env, self.cfg)
         if hasattr(model, "replay_buffer"):
             _leave_out_bad_rows(model.replay_buffer, env.venv)
-        events = self.folder.tensorboard / f"seed-{seed}"
-        shutil.rmtree(events, ignore_errors=True)  # of an attempt that was killed
-        logger = Logger(None, [TensorBoardOutputFormat(str(events))])
-        model.set_logger(logger)
+        # Of one seed only: the seeds run one after another, and TensorBoard has one value for a step.
+        model.set_logger(SB3Logger(None, [_Events(self.logger)] if i == 0 else []))
         self.rows[i] = []
         try:
             watch = _Watch(self, i, eval_env, interrupted)
             model.learn(self.cfg.total_steps, watch, log_interval=None)  # `watch` says when to log
         finally:
-            logger.close()
             env.close()
             eval_env.close()
         # The trained model itself goes, with its replay memory.
@@ -144,6 +154,11 @@ class SB3Training:
         row = {"step": str(step), "seed": str(self.agent.seeds[i])}
         self.rows[i].append(row | {name: repr(values[name]) for name in EVAL_TAGS})
         self._write_rows()
+        if i == len(self.rows) - 1:  # the last seed has come here: now there is a mean over all of them
+            here = [next(row for row in rows if row["step"] == str(step)) for rows in self.rows]
+            means = {tag: torch.tensor([float(row[name]) for row in here]) for name, tag in EVAL_TAGS.items()}
+            self.logger.scalars(step, means)
+            self.logger.flush()
 
     def _write_rows(self) -> None:
         """eval.csv as a run of our own agents has it: by step, then by seed in the order given."""
@@ -167,6 +182,19 @@ def _leave_out_bad_rows(buffer: Any, worlds: VecWorlds) -> None:
         add(obs, next_obs, action, reward, done, infos)
 
     buffer.add = add_good
+class _Events(KVWriter):
+    """SB3's own quantities, by its tags, in the run's event stream."""
+
+    def __init__(self, events: Logger) -> None:
+        self._events = events
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        for tag, value in key_values.items():
+            if isinstance(value, int | float | np.number) and "tensorboard" not in (key_excluded[tag] or ()):
+                self._events.scalar(step, tag, float(value))
+
+    def close(self) -> None:
+        """The run closes its stream itself."""
 
 
 class _Watch(BaseCallback):
@@ -238,11 +266,6 @@ class _Watch(BaseCallback):
             warn(f"evaluation at step {self.num_timesteps} of seed {self._seed}: {cut:.0f} episodes cut by a bad step")
         row = {name: values[name].item() if name in values else float("nan") for name in EVAL_TAGS}
         self._training.add_row(self._i, self.num_timesteps, row)
-        writer = self.logger.output_formats[0].writer
-        for name, tag in EVAL_TAGS.items():
-            if row[name] == row[name]:
-                writer.add_scalar(tag, row[name], self.num_timesteps)
-        writer.flush()
         self._bar.set_postfix_str(f"return {row['return']:.1f}")
         if self._bar.disable:
             fps = self.num_timesteps / max(time.perf_counter() - self._started, 1e-9)

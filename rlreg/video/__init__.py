@@ -1,1 +1,1 @@
-"""Films of policies: OpenGL found by itself, the world rendered in a process of its own, MP4 files and contact sheets."""
+"""Films of policies: OpenGL found by itself, worlds rendered in a process of their own, MP4 files, contact sheets."""

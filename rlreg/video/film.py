@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlreg.errors import UserError
+from rlreg.task import Loop
 from rlreg.video import opengl
 from rlreg.video.writer import Film, Frame, contact_sheet, write_picture
 
@@ -57,6 +58,13 @@ def film(agent: Any, task: Any, seed: int, path: Path, episodes: int = 1) -> Foo
     return _footage(path, returns, frames, fps / stride[-1])
 
 
+def film_now(agent: Any, task: Any, path: Path, number: int) -> Footage:
+    """A film of one episode of the first seed: `<path>.mp4`; in a curriculum in the folder `path`, one a seed."""
+    if task.loop is Loop.CURRICULUM:
+        return film_levels(agent, task.level_space(agent.device), path, 1, number)[0]
+    return film(agent, task, agent.seeds[0], path.with_suffix(".mp4"))
+
+
 @torch.no_grad()
 def film_levels(agent: Any, space: Any, folder: Path, episodes: int, number: int) -> list[Footage]:
     """A film for each seed's student, `<folder>/seed-<k>.mp4`: one episode on each of `episodes` held-out levels.
@@ -89,7 +97,8 @@ def _play_level(
     """One episode of every seed on one level (G, G), filmed. Returns their returns."""
     student, count = agent.student, len(agent.seeds)
     worlds = space.worlds(agent.seeds, 1, level.shape[-1])
-    worlds.set_levels(level.expand(count, 1, *level.shape), torch.zeros(count, 1, dtype=torch.int64, device=level.device))
+    looks_right = torch.zeros(count, 1, dtype=torch.int64, device=level.device)
+    worlds.set_levels(level.expand(count, 1, *level.shape), looks_right)
     state = student.initial_state(1)
     running = torch.ones(count, 1, dtype=torch.bool, device=level.device)
     first, total = running, torch.zeros(count, 1, device=level.device)
@@ -124,7 +133,7 @@ class Renderer:
         self.task, self.seed, self.path = task, seed, path
 
     def __enter__(self) -> Renderer:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
+        self._errors = tempfile.TemporaryFile()
         paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rlreg.video.worker"],

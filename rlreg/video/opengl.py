@@ -69,7 +69,7 @@ def drawing(name: str) -> Iterator[None]:
         raise UserError(f"cannot render '{name}' ({_broken[0]})")
     try:
         yield
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # a package that draws without OpenGL, such as pygame
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # such as pygame
         raise UserError(f"cannot render '{name}' ({error})") from error
     except Exception as error:  # what a missing OpenGL raises differs from one backend to the next
         _broken.append(f"{error}; try MUJOCO_GL=egl or osmesa")

@@ -1,0 +1,106 @@
+"""Runs have names, are found again by their settings, and can be extended."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import TINY
+from test_runner import main
+
+from rlreg.checkpoint import Checkpoints
+
+PENDULUM = [*TINY, "env=gym/Pendulum-v1", "agent=beer", "env.max_episode_steps=20"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "eval.csv").read_text().splitlines()))
+
+
+def test_a_run_is_extended_and_equals_one_of_that_length(monkeypatch, capsys, tmp_path):
+    kept = "train.keep_replay=true"
+    short = [*PENDULUM, kept, f"run_dir={tmp_path}/run"]
+    assert main(monkeypatch, *PENDULUM, kept, f"run_dir={tmp_path}/whole", "train.total_steps=400") == 0
+    assert main(monkeypatch, *short, "train.total_steps=200") == 0
+    capsys.readouterr()
+    assert main(monkeypatch, *short, "train.total_steps=400") == 0
+    assert "resuming from step 200" in capsys.readouterr().out
+    assert (tmp_path / "run/eval.csv").read_bytes() == (tmp_path / "whole/eval.csv").read_bytes()
+    (_, ours, _), (_, theirs, _) = (Checkpoints(tmp_path / name / "checkpoints").load() for name in ("run", "whole"))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0, equal_nan=True)
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert config["train"]["total_steps"] == 400
+    assert config["history"] == [{"until_step": 200, "was": {"train.total_steps": 200}}]
+
+    # shorter than it is: nothing to do, and nothing lost
+    assert main(monkeypatch, *short, "train.total_steps=300") == 0
+    assert "complete at step 400" in capsys.readouterr().out
+    assert len(rows(tmp_path / "run")) == 5
+
+
+def test_a_run_without_its_replay_memory_goes_on_from_an_empty_one(monkeypatch, capsys, tmp_path):
+    run = [*PENDULUM, f"run_dir={tmp_path}/run", "train.warmup_steps=50"]
+    assert main(monkeypatch, *run, "train.total_steps=100") == 0
+    assert not (tmp_path / "run/replay").exists()
+    _, before, _ = Checkpoints(tmp_path / "run/checkpoints").load()
+    capsys.readouterr()
+    assert main(monkeypatch, *run, "train.total_steps=150", "eval.every=50", "train.checkpoint_every=50") == 0
+    printed = capsys.readouterr().out
+    assert "the next updates come at step 150, after as many steps by the policy" in printed
+    _, after, info = Checkpoints(tmp_path / "run/checkpoints").load()
+    assert torch.equal(before["agent/actor/0.weight"], after["agent/actor/0.weight"]) and info["step"] == 150
+    assert main(monkeypatch, *run, "train.total_steps=200", "train.checkpoint_every=50", "train.keep_replay=true") == 0
+    _, _, info = Checkpoints(tmp_path / "run/checkpoints").load()
+    assert info["first_update"] == 200  # it begins again: that memory was not kept either
+
+
+def test_names_say_what_differs_and_settings_find_the_run_again(monkeypatch, capsys, tmp_path):
+    root = f"runs_root={tmp_path}"
+    given = [*PENDULUM, root, "seeds=[3,7]", "agent.tau=0.01", "train.total_steps=100"]
+    assert main(monkeypatch, *given) == 0
+    (folder,) = (tmp_path / "gym/Pendulum-v1").iterdir()
+    assert folder.name.startswith("beer-") and "tau0.01" in folder.name and "hidden16x16" in folder.name
+    assert "total_steps" not in folder.name and len(folder.name) < 80
+    # under another name it is the same run: an earlier version's `<agent>/<hash>`
+    old = tmp_path / "gym/Pendulum-v1/beer/0123456789"
+    shutil.move(folder, old)
+    capsys.readouterr()
+    assert main(monkeypatch, *given, "eval.every=50", "train.log_every=10") == 0
+    printed = capsys.readouterr().out
+    assert f"run folder: {old}" in printed and "complete" in printed
+    # other settings are another run, beside it
+    assert main(monkeypatch, *given[:-2], "agent.tau=0.02", "train.total_steps=100") == 0
+    assert sum(path.name.startswith("beer-") for path in (tmp_path / "gym/Pendulum-v1").iterdir()) == 1
+    assert main(monkeypatch, "mode=evaluate", "run_dir=latest", root, "eval.episodes=1") == 0
+    assert "tau0.02" in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_is_kept(monkeypatch, capsys, tmp_path):
+    run = f"run_dir={tmp_path}/run"
+    assert main(monkeypatch, *PENDULUM, run, "train.keep_best=true") == 0
+    returns = {int(row["step"]): float(row["return"]) for row in rows(tmp_path / "run")}
+    best = max(returns, key=returns.get)
+    assert Checkpoints(tmp_path / "run/best").steps() == [best]
+    capsys.readouterr()
+    assert main(monkeypatch, "mode=evaluate", run, "checkpoint=best", "eval.episodes=2") == 0
+    printed = capsys.readouterr().out
+    assert f"at step {best}, " in printed and f"seed 0: return {returns[best]:.2f}" in printed
+    assert main(monkeypatch, "mode=evaluate", run, "checkpoint=last", "eval.episodes=2") == 0
+    assert "at step 400, " in capsys.readouterr().out
+    assert main(monkeypatch, "mode=evaluate", run, "checkpoint=first") == 2
+    assert "checkpoint=first is not valid; give last, best or the step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["no", "none"])
+def test_there_may_be_no_best_or_no_run(monkeypatch, capsys, tmp_path, name):
+    if name == "none":
+        assert main(monkeypatch, "mode=evaluate", "run_dir=latest", f"runs_root={tmp_path}") == 2
+        assert "no run below" in capsys.readouterr().err
+        return
+    assert main(monkeypatch, *PENDULUM, f"run_dir={tmp_path}/run", "train.total_steps=100") == 0
+    assert main(monkeypatch, "mode=evaluate", f"run_dir={tmp_path}/run", "checkpoint=best") == 2
+    assert "kept by runs with train.keep_best=true only" in capsys.readouterr().err
