@@ -16,8 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rlreg.config import check_optional, explain
+from rlreg.describe import describe
 from rlreg.registry import register
 from rlreg.runner import run
+from rlreg.sweep import Sweep, is_sweep
 from rlreg.training.base import Interrupted
 
 
@@ -37,14 +39,31 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(2)
 
 
+DESCRIBE = "--describe" in sys.argv
+"""`--describe`: print every setting of the composition with what it means, and do nothing else."""
+SWEEP = Sweep()
+# Flags may stand anywhere: argparse takes overrides before them only.
+_FLAGS = [argument for argument in sys.argv[1:] if argument in ("--multirun", "-m")]
+sys.argv = [argument for argument in sys.argv if argument not in ("--describe", *_FLAGS)] + _FLAGS
+
+
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
         check_optional("protocol", HydraConfig.get().overrides.task)
-        run(cfg)
+        if DESCRIBE:
+            print(describe(cfg, ("", "agent", "regularizer", "env", "train", "eval", *_mode_sections(cfg))), end="")
+        elif not (is_sweep() and SWEEP.add(cfg)):
+            run(cfg)
+
+
+def _mode_sections(cfg: DictConfig) -> tuple[str, ...]:
+    """The sections that a mode reads beside those of a run."""
+    return {"collect": ("collect", "mixture"), "levels": ("levels",), "table": ("table", "launcher")}.get(cfg.mode, ())
 
 
 if __name__ == "__main__":
     with one_line_errors():
         register()  # here, where a package that is missing is said in one line
         main()
+        SWEEP.launch()

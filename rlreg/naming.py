@@ -96,7 +96,7 @@ def differences(cfg: DictConfig) -> dict[str, Any]:
         default = hydra.compose(HydraConfig.get().job.config_name, chosen)
     except (HydraException, OmegaConfBaseException, UserError):
         return {}  # a choice by another road, such as a table's
-    without = {"agent.name", "env.name", "agent._target_", "device", "threads"}
+    without = {"agent.name", "env.name", "agent._target_", "device", "compile"}
     usual, here = _flat(default), _flat(cfg)
     for key in sorted(here):
         counts = NOT_IDENTITY.isdisjoint((key, key.split(".")[0])) or key == "train.total_steps"

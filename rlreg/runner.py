@@ -9,7 +9,7 @@ from rlreg.build import check_device
 from rlreg.compilation import check_mode
 from rlreg.config import Config, seed_list
 from rlreg.errors import unknown
-from rlreg.modes import collect, evaluate, export, levels, table, train, video
+from rlreg.modes import collect, evaluate, export, levels, runs, table, train, video
 
 MODES = {
     "train": train.run,
@@ -19,6 +19,7 @@ MODES = {
     "table": table.run,
     "levels": levels.run,
     "video": video.run,
+    "runs": runs.run,
 }
 
 

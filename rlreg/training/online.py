@@ -71,7 +71,7 @@ class OnlineTraining(BatchTraining):
         """One step of every world, then the updates that are due."""
         iteration = self.step // self.cfg.num_envs
         learning = self.step >= self.first_update
-        if self.step == self.first_update:
+        if learning and self.step < self.first_update + self.cfg.num_envs:
             self.speed.restart(self.step)
 
         # ACT

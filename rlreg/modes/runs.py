@@ -1,0 +1,96 @@
+"""`mode=runs`: the runs that there are."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from rlreg.config import seed_list
+from rlreg.errors import UserError
+from rlreg.naming import agent_name, read_config, run_folders
+
+COLUMNS = ("run", "env", "seeds", "steps", "return", "when", "folder")
+IN_COLUMNS = ("seeds", "train.total_steps")
+
+
+@dataclass
+class Found:
+    """One run."""
+
+    cfg: DictConfig
+    folder: Path
+    steps: int
+    """Of its last evaluation of every seed."""
+    last_return: float
+    """The mean over the seeds there."""
+    written: float
+    """When, in seconds since 1970."""
+    complete: bool
+
+    def row(self) -> tuple[str, ...]:
+        differs = (self.cfg.get("differs") or {}).items()
+        named = ", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in differs if k not in IN_COLUMNS)
+        total = self.cfg.train.total_steps
+        return (
+            agent_name(self.cfg) + (f" ({named})" if named else ""),
+            self.cfg.env.name,
+            str(len(seed_list(self.cfg.seeds))),
+            f"{self.steps:,} of {total:,}" if self.steps < total or not self.complete else f"{self.steps:,}",
+            "" if math.isnan(self.last_return) else f"{self.last_return:.4g}",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(self.written)),
+            str(self.folder),
+        )
+
+
+def find(root: Path) -> list[Found]:
+    """Every run below `root`, the one written last first."""
+    found = []
+    for folder in run_folders(root):
+        cfg = read_config(folder / "config.yaml")
+        if cfg is None:
+            continue
+        try:
+            found.append(_found(cfg, folder))
+        except (OSError, ValueError, KeyError, UserError):
+            continue  # no run, or a broken one
+    return sorted(found, key=lambda run: -run.written)
+
+
+def _found(cfg: DictConfig, folder: Path) -> Found:
+    returns: dict[int, list[float]] = defaultdict(list)
+    parts = [folder / name for name in ("config.yaml", "eval.csv", "summary.json")]
+    if parts[1].exists():
+        with parts[1].open(newline="") as file:
+            for row in csv.DictReader(file):
+                returns[int(row["step"])].append(float(row["return"]))
+    whole = [step for step, values in returns.items() if len(values) == len(seed_list(cfg.seeds))]
+    steps = max(whole, default=0)
+    mean = sum(returns[steps]) / len(returns[steps]) if whole else math.nan
+    complete = parts[2].exists() and json.loads(parts[2].read_text())["steps"] >= cfg.train.total_steps
+    return Found(cfg, folder, steps, mean, max(part.stat().st_mtime for part in parts if part.exists()), complete)
+
+
+def run(cfg: DictConfig) -> None:
+    """List the runs below `runs_root`, newest first; `agent=` and `env=` on the command line choose among them."""
+    given = {override.partition("=")[0] for override in HydraConfig.get().overrides.task}
+    found = [
+        run
+        for run in find(Path(cfg.runs_root))
+        if ("agent" not in given or run.cfg.agent.name == cfg.agent.name)
+        and ("env" not in given or run.cfg.env.name == cfg.env.name)
+    ]
+    if not found:
+        print(f"no such run below runs_root={cfg.runs_root}")
+        return
+    rows = [COLUMNS, *(run.row() for run in found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
