@@ -97,24 +97,31 @@ class Cell:
 
     @property
     def complete(self) -> bool:
-        return self.folder.complete
+        return self.folder.complete_for(self.cfg)
 
     def summary(self) -> dict[str, Any]:
         """The results of a complete run: `seeds`, `steps`, `diverged` and a list a seed of each figure."""
         return self.folder.results()
 
     def values(self, measure: str) -> np.ndarray:
-        """(S,) of a complete run; NaN where a seed has no such figure."""
+        """(S,) of a complete run; NaN where a seed has no such figure. A longer run's are those of this length."""
         summary = self.summary()
+        if summary["steps"] > self.cfg.train.total_steps:
+            name = measure.removesuffix("_last_ten")
+            _, values = self.evaluations(name)
+            return values[1:][-10:].mean(axis=0) if name != measure else values[-1]
         found = summary[measure] if measure in summary else summary["final"].get(measure)
         return np.full(len(summary["seeds"]), np.nan) if found is None else np.array(found, float)
 
     def evaluations(self, measure: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps (T,) and values (T, S) of the evaluations so far; NaN where a seed has none yet, or no such figure."""
+        """Steps (T,) and values (T, S) of the evaluations so far, up to the length asked for.
+
+        NaN where a seed has none yet, or no such figure.
+        """
         rows: list[dict[str, str]] = []
         if self.folder.eval_csv.exists():
             with self.folder.eval_csv.open(newline="") as file:
-                rows = list(csv.DictReader(file))
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.cfg.train.total_steps]
         steps = sorted({int(row["step"]) for row in rows})
         seeds = seed_list(self.cfg.seeds)
         values = np.full((len(steps), len(seeds)), np.nan)

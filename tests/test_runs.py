@@ -1,6 +1,7 @@
 """Runs have names, are found again by their settings, and can be extended."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
+from omegaconf import OmegaConf
 from test_runner import main
 
 from rlreg.checkpoint import Checkpoints
+from rlreg.run_folder import RunFolder
+from rlreg.tables import Cell
 
 PENDULUM = [*TINY, "env=gym/Pendulum-v1", "agent=beer", "env.max_episode_steps=20"]
 
@@ -104,3 +108,23 @@ def test_there_may_be_no_best_or_no_run(monkeypatch, capsys, tmp_path, name):
     assert main(monkeypatch, *PENDULUM, f"run_dir={tmp_path}/run", "train.total_steps=100") == 0
     assert main(monkeypatch, "mode=evaluate", f"run_dir={tmp_path}/run", "checkpoint=best") == 2
     assert "kept by runs with train.keep_best=true only" in capsys.readouterr().err
+
+
+def test_a_table_takes_a_longer_run_at_its_own_length(tmp_path):
+    """A row of 200 steps beside one of 400: they are one run, and each has its own figures."""
+    folder = RunFolder(tmp_path)
+    returns = [-9.0, 1.0, 2.0, 3.0, 4.0]
+    (tmp_path / "eval.csv").write_text(
+        "step,seed,return\n" + "".join(f"{100 * t},0,{value}\n" for t, value in enumerate(returns))
+    )
+    figures = {"seeds": [0], "steps": 400, "final": {"return": [4.0]}, "return_last_ten": [2.5], "diverged": []}
+    (tmp_path / "summary.json").write_text(json.dumps(figures))
+    cells = {
+        steps: Cell("row", "column", [], OmegaConf.create({"train": {"total_steps": steps}, "seeds": 1}), folder)
+        for steps in (200, 400, 500)
+    }
+    assert cells[200].complete and cells[400].complete and not cells[500].complete
+    assert cells[200].values("return").tolist() == [2.0] and cells[400].values("return").tolist() == [4.0]
+    assert cells[200].values("return_last_ten").tolist() == [1.5]
+    assert cells[200].evaluations("return")[0].tolist() == [0, 100, 200]
+    assert cells[500].status() == "at step 400 of 500"
