@@ -75,9 +75,9 @@ def test_a_sweep_runs_several_at_once_and_says_which(runner, tmp_path):
     assert done.returncode == 0, done.stderr
     for agent in ("ddpg", "td3"):
         for steps in (50, 100):
-            name = f"agent={agent} train.warmup_steps={steps}"
+            name = f"train.warmup_steps={steps} agent={agent}"
             assert f"] {name}: started" in done.stdout and f"] {name}: done" in done.stdout
-            assert (tmp_path / f"runs/multirun/logs/agent={agent}-train.warmup_steps={steps}.log").exists()
+            assert (tmp_path / f"runs/multirun/logs/train.warmup_steps={steps}-agent={agent}.log").exists()
     found = list((tmp_path / "runs/gym/Pendulum-v1").iterdir())
     assert len(found) == 4 and all((folder / "summary.json").exists() for folder in found)
     assert {read_config(folder / "config.yaml").agent.name for folder in found} == {"ddpg", "td3"}
