@@ -157,7 +157,7 @@ class OnlineTraining(BatchTraining):
         if problems := self.env.problems():
             warn(f"going on from step {self.step}, but not exactly as if the run had not stopped: {problems[0]}")
         if self.folder.complete and not self.folder.replay.exists():
-            self.first_update = self.step + max(self.cfg.warmup_steps, self.agent.config.batch_size)
+            self.first_update = self.step + max(self.cfg.warmup_steps, self.agent.batch_size)
             print(
                 f"the replay memory was not kept at the run's end (train.keep_replay=true does that): the next updates "
                 f"come at step {self.first_update}, after as many steps by the policy as the run's warm-up had",
