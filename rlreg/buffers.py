@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -44,15 +45,16 @@ class NStepBatch(NamedTuple):
     """(S, B): gamma^k, the weight of the value of `next_obs`."""
 
 
-_GOES_ON, _TRUNCATED, _STANDS_IN = 0.0, 1.0, 2.0
-"""What follows a row: the world's next step; nothing, its episode was cut here; nothing, it stands for one left out."""
+GOES_ON, TRUNCATED, STANDS_IN, UNKNOWN = 0.0, 1.0, 2.0, -1.0
+"""What follows a row: the world's next step; nothing, its episode was cut here; nothing, it stands for one left out;
+what an earlier version did not keep."""
 
 
 class Replay:
     """A ring of transitions for each of S seeds.
 
-    A transition is one row [obs | action | reward | next_obs | terminated] of one tensor, so that a batch is
-    one gather. Memory is reserved, and touched only as the ring fills.
+    A transition is one row [obs | action | reward | next_obs | terminated | what follows] of one tensor, so that a
+    batch is one gather. Memory is reserved, and touched only as the ring fills.
     """
 
     def __init__(
@@ -68,11 +70,11 @@ class Replay:
     ) -> None:
         """With `n_step` above 1 samples are returns of up to so many steps, discounted by `discount`.
 
-        Then every `add` has to be of the same `num_envs` worlds, and a row has a sixth column, `_GOES_ON`,
-        `_TRUNCATED` or `_STANDS_IN`: how far a return may look ahead.
+        Then every `add` has to be of the same `num_envs` worlds. A row's last column, `GOES_ON`, `TRUNCATED` or
+        `STANDS_IN`, says how far a return may look ahead.
         """
         self.capacity, self.n_step, self.discount, self.num_envs = capacity, n_step, discount, num_envs
-        self.widths = _widths(obs_dim, action_dim) + ((1,) if n_step > 1 else ())
+        self.widths = (*_widths(obs_dim, action_dim), 1)
         self.rows = torch.empty(len(seeds), capacity, sum(self.widths), device=device)
         self.rng = Rng(seeds, device)
         self.inserted = 0
@@ -99,14 +101,12 @@ class Replay:
         Those of `left_out` (S, N) bool are not stored; the seed's transition before stands in their place once more, as
         all seeds and worlds keep in step. So a row that equals the one before it is no transition of its own.
         """
-        columns = [obs, action, reward[..., None], next_obs, terminated[..., None].to(obs.dtype)]
-        if self.n_step > 1:
-            columns.append(truncated[..., None].to(obs.dtype))
-        rows = torch.cat(columns, dim=-1)
+        truncated = torch.zeros_like(terminated) if truncated is None else truncated
+        flags = (x[..., None].to(obs.dtype) for x in (terminated, truncated))
+        rows = torch.cat([obs, action, reward[..., None], next_obs, *flags], dim=-1)
         if left_out is not None:  # whether there are any is not looked at, which would hold up a GPU at every step
             rows = self._with_stand_ins(rows, left_out)
-            if self.n_step > 1:
-                rows[..., -1].masked_fill_(left_out, _STANDS_IN)
+            rows[..., -1].masked_fill_(left_out, STANDS_IN)
         self.write(self.inserted, rows)
 
     def _with_stand_ins(self, rows: Tensor, left_out: Tensor) -> Tensor:
@@ -119,7 +119,11 @@ class Replay:
         return candidates.gather(1, (source + 1)[..., None].expand_as(rows))
 
     def write(self, first: int, rows: Tensor) -> None:
-        """Put rows (S, n, width) at row numbers first .. first + n - 1; `inserted` becomes their end."""
+        """Put rows (S, n, width) at row numbers first .. first + n - 1; `inserted` becomes their end.
+
+        Rows of an earlier version are one column narrower: it did not keep what follows them.
+        """
+        rows = F.pad(rows, (0, self.rows.shape[2] - rows.shape[2]), value=UNKNOWN)
         start = first % self.capacity
         head = min(rows.shape[1], self.capacity - start)
         self.rows[:, start : start + head] = rows[:, :head]
@@ -156,8 +160,8 @@ class Replay:
         obs_dim, action_dim = self.widths[:2]
         reward = self.rows[..., obs_dim + action_dim][seed, ahead]
         terminated, kind = (self.rows[..., column][seed, ahead] for column in (-2, -1))
-        goes_on = (terminated == 0) & (kind == _GOES_ON)
-        follows = (numbers < self.end) & (kind != _STANDS_IN)
+        goes_on = (terminated == 0) & (kind == GOES_ON)
+        follows = (numbers < self.end) & (kind != STANDS_IN)
         counts = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1] & follows[..., 1:]], dim=-1)
         counts = counts.cumprod(dim=-1)  # (S, B, n): 1 for the steps that are part of the return
         steps = counts.sum(dim=-1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlreg.buffers import Replay
+from rlreg.buffers import GOES_ON, UNKNOWN, Replay
 from rlreg.checkpoint import Checkpoints, ReplayLog, copy_into, flatten
 from rlreg.errors import UserError
 
@@ -89,6 +89,20 @@ def test_the_replay_log_restores_a_wrapped_ring(tmp_path):
     assert third.inserted == 27 and not list(tmp_path.glob("*-000000000030.safetensors"))
     last.prune(17)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["rows-000000000017-000000000027.safetensors"]
+
+
+def test_chunks_of_an_earlier_version_are_restored(tmp_path, monkeypatch):
+    """They lack the last column, of what follows each row."""
+    replay, log = Replay([0, 1], 10, 3, 1), ReplayLog(tmp_path)
+    fill(replay, (0, 7))
+    chunks = log.extend(replay)
+    read = ReplayLog.read
+    monkeypatch.setattr(ReplayLog, "read", lambda *given: read(*given)[..., :-1])
+    again = Replay([0, 1], 10, 3, 1)
+    ReplayLog(tmp_path).restore(again, chunks)
+    assert torch.equal(again.rows[:, :7, :-1], replay.rows[:, :7, :-1]) and (again.rows[:, :7, -1] == UNKNOWN).all()
+    fill(again, (7, 9))  # and go on
+    assert (again.rows[:, 7:9, -1] == GOES_ON).all()
 
 
 def test_a_missing_chunk_is_one_line(tmp_path):

@@ -21,8 +21,9 @@ from envs.d4rl.load import load_dataset, load_recording
 from envs.d4rl.mixture import draw
 from envs.d4rl.transitions import Episodes, episodes, qlearning_transitions
 from envs.gym import make_single
+from rlreg.buffers import STANDS_IN, TRUNCATED
 from rlreg.build import load_agent
-from rlreg.checkpoint import Checkpoints
+from rlreg.checkpoint import Checkpoints, ReplayLog
 from rlreg.config import CollectConfig
 from rlreg.run_folder import RunFolder
 
@@ -58,6 +59,7 @@ def run(finished, tmp_path):
 def collected(monkeypatch, run, *overrides):
     """The file's arrays and attributes."""
     out = run.parent / "set.hdf5"
+    out.unlink(missing_ok=True)
     assert main(monkeypatch, "mode=collect", f"run_dir={run}", f"out={out}", "collect.seed=7", *overrides) == 0
     with h5py.File(out) as file:
         arrays = {}
@@ -150,6 +152,39 @@ def test_a_time_limit_in_a_replay_memory_is_a_time_out(monkeypatch, tmp_path):
     with h5py.File(out) as file:
         timeouts = np.flatnonzero(file["timeouts"])
         assert timeouts.tolist() == list(range(4, 400, 5)) and not file["terminals"][()].any()
+
+
+def test_where_episodes_were_cut_is_the_memorys_own(monkeypatch, run):
+    """Nothing is guessed from observations, which may be the same on both sides of a time-out: all of them are here."""
+    _, whole, _ = collected(monkeypatch, run, "collect.kind=full-replay")
+    read = ReplayLog.read
+
+    def told(self, first, last):
+        rows = read(self, first, last).clone()  # (S, n, width), of two worlds in turn
+        rows[..., :11] = rows[..., 15:26] = 0.5  # observations
+        kind = rows[1, :, -1]
+        for number, value in ((40, TRUNCATED), (61, TRUNCATED), (101, STANDS_IN)):
+            if first <= number < last:
+                kind[number - first] = value
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplayLog, "read", told)
+        _, data, _ = collected(monkeypatch, run, "collect.kind=full-replay")
+    left = np.delete(np.arange(400), 200 + 101 // 2)  # world 1's rows are the second half
+    np.testing.assert_array_equal(data["actions"], whole["actions"][left])
+    np.testing.assert_array_equal(data["terminals"], whole["terminals"][left])
+    cut = set(np.flatnonzero(whole["timeouts"])) | {40 // 2, 200 + 61 // 2, 200 + 101 // 2 - 1}
+    assert set(left[np.flatnonzero(data["timeouts"])]) == {row for row in cut if not whole["terminals"][row]}
+
+
+def test_a_memory_of_an_earlier_version_is_read_by_its_observations(monkeypatch, run):
+    _, whole, _ = collected(monkeypatch, run, "collect.kind=full-replay")
+    read = ReplayLog.read
+    monkeypatch.setattr(ReplayLog, "read", lambda *given: read(*given)[..., :-1])
+    _, old, _ = collected(monkeypatch, run, "collect.kind=full-replay")
+    for key, value in whole.items():
+        np.testing.assert_array_equal(old[key], value)
 
 
 def test_without_a_run_it_is_trained_first(monkeypatch, capsys, tmp_path):

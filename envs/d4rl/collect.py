@@ -39,6 +39,7 @@ from tqdm import tqdm
 from envs.base import world_seed
 from envs.d4rl.mixture import mix
 from envs.d4rl.writing import Rows, joined, target, write_hdf5
+from rlreg.buffers import GOES_ON, STANDS_IN, UNKNOWN, Replay
 from rlreg.build import build_task, load_agent
 from rlreg.checkpoint import Checkpoints, ReplayLog
 from rlreg.config import CollectConfig, Config, seed_list
@@ -300,7 +301,8 @@ def roll_out(act: Act, envs: Sequence[gymnasium.Env], steps: int) -> Rows:
 def _replay(folder: RunFolder, run_cfg: DictConfig, seed: int, step: int) -> Rows:
     """The replay memory of `seed` as it was at the checkpoint of `step`, one world's rows after another's.
 
-    A row whose successor is not the next one's observation ended an episode: by time, where not by the task.
+    Where an episode was cut the memory says: by the time limit, or by a step that came to nothing. Where it is of an
+    earlier version, it does not: there a row whose successor is not the next one's observation ended an episode.
     """
     info = Checkpoints(folder.checkpoints).info(step) if step in Checkpoints(folder.checkpoints).steps() else {}
     if not folder.replay.is_dir() or "replay" not in info:
@@ -316,15 +318,18 @@ def _replay(folder: RunFolder, run_cfg: DictConfig, seed: int, step: int) -> Row
             f"train.buffer_capacity={held} or more"
         )
     i, worlds = seed_list(run_cfg.seeds).index(seed), run_cfg.train.num_envs
-    table = torch.cat([log.read(first, last)[i] for first, last in chunks]).numpy()  # (T * N, width)
-    table = table.reshape(-1, worlds, table.shape[-1]).swapaxes(0, 1)  # (N, T, width)
     obs_dim, action_dim = _sizes(run_cfg)
-    obs, action, reward, next_obs, terminated = np.split(
-        table, np.cumsum([obs_dim, action_dim, 1, obs_dim]), axis=-1
-    )
-    terminals = terminated[..., 0] == 1
+    ring = Replay([seed], held, obs_dim, action_dim)
+    for first, last in chunks:
+        ring.write(first, log.read(first, last)[i : i + 1])
+    table = ring.rows[0].numpy()  # (T * N, width)
+    table = table.reshape(-1, worlds, table.shape[-1]).swapaxes(0, 1)  # (N, T, width)
+    obs, action, reward, next_obs, terminated, after = np.split(table, np.cumsum(ring.widths)[:-1], axis=-1)
+    terminals, after = terminated[..., 0] == 1, after[..., 0]
     followed = np.zeros_like(terminals)
-    followed[:, :-1] = (next_obs[:, :-1] == obs[:, 1:]).all(axis=-1)
+    next_matches = (next_obs[:, :-1] == obs[:, 1:]).all(axis=-1)
+    told = (after[:, :-1] == GOES_ON) & (after[:, 1:] != STANDS_IN)
+    followed[:, :-1] = np.where(after[:, :-1] == UNKNOWN, next_matches, told)
     rows = {
         "observations": obs,
         "actions": action,
@@ -333,7 +338,8 @@ def _replay(folder: RunFolder, run_cfg: DictConfig, seed: int, step: int) -> Row
         "timeouts": ~followed & ~terminals,
         "next_observations": next_obs,
     }
-    return {name: value.reshape(-1, *value.shape[2:]) for name, value in rows.items()}
+    own = (after != STANDS_IN).reshape(-1)  # a row that stands for one left out is another one once more
+    return {name: value.reshape(-1, *value.shape[2:])[own] for name, value in rows.items()}
 
 
 def _sizes(run_cfg: DictConfig) -> tuple[int, int]:
