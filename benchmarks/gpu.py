@@ -230,8 +230,8 @@ def worlds(c: Context) -> None:
         env._ended.fill_(True)
         restart = c.seconds(env._begin_ended, 1, 1)  # a new episode in all worlds, once in every 1000 steps
         physics = env.physics
-        bare = physics._capture(lambda: physics._steps(physics.substeps))
-        bare_step = c.seconds(lambda: physics._wp.capture_launch(bare, stream=_stream(physics)), repeats)
+        bare = physics.capture(lambda: physics._steps(physics.substeps))
+        bare_step = c.seconds(lambda: physics.replay(bare), repeats)
         length = env.task.max_episode_steps
         whole = env_step + restart / length
         c.record(
@@ -264,12 +264,6 @@ def worlds(c: Context) -> None:
             c.attempt(lambda t=task, n=count, d=deterministic: measure(t, n, d), **what)
 
 
-def _stream(physics: Any) -> Any:
-    from envs.physics.mujoco_warp import _torch_stream
-
-    return _torch_stream(physics._wp, physics.device)
-
-
 def kernels(c: Context) -> None:
     """Compile Warp's kernels of every model in processes side by side, so that what comes later finds them."""
     tasks = {task.split("-")[0]: task for task in reversed(TASKS)}
@@ -289,7 +283,7 @@ def load_kernels(task: str, device: str) -> float:
     for _ in range(4):
         env.step(torch.zeros(1, 16, env.action_dim, device=device))
     physics = env.physics
-    physics._capture(lambda: physics._steps(1))
+    physics.capture(lambda: physics._steps(1))
     return time.perf_counter() - begun
 
 
@@ -297,35 +291,38 @@ def loop(c: Context) -> None:
     """Frames a second of whole runs: acting, stepping, storing, sampling, updating, logging; no evaluation."""
     sizes = [("reacher-hard", 4, 1)] if c.rehearse else [("humanoid-walk", 1024, 1), ("cheetah-run", 4096, 1)]
     sizes += [] if c.rehearse else [("humanoid-walk", 1024, 5), ("cheetah-run", 1024, 1)]
-    for task, num_envs, seeds in sizes:
+    for i, (task, num_envs, seeds) in enumerate(sizes):
         what = {"task": task, "num_envs": num_envs, "seeds": seeds}
         if c.left < 10 and not c.rehearse:
             c.record(**what, failed="no time")
             continue
-        total = num_envs * (40 if c.rehearse else 100_000)
-        settings = [
-            f"env=dmc/{task}", "env.backend=warp", f"train.num_envs={num_envs}", f"seeds={seeds}",
-            f"train.total_steps={total}", f"train.log_every={num_envs * 10}", f"train.checkpoint_every={total}",
-            f"eval.every={total}", "eval.episodes=1",
-        ]  # fmt: skip
-        c.attempt(lambda s=settings, w=what: run(c, s, 0.3 * c.left, **w), **what)
+        settings = [f"env=dmc/{task}", f"seeds={seeds}", *paced(num_envs, 40 if c.rehearse else 100_000, 10)]
+        settings += ["env.spread=false", f"eval.every={num_envs * 100_000}", "eval.episodes=1"]
+        c.attempt(lambda s=settings, w=what, n=len(sizes) - i: run(c, s, c.left / n, **w), **what)
 
 
 def walk(c: Context) -> None:
     """humanoid-walk by `scale=parallel`: its course against the clock."""
-    settings = ["env=dmc/humanoid-walk", "env.backend=warp"]
-    if c.rehearse:
-        settings = ["env=dmc/reacher-hard", "env.backend=warp", "train.num_envs=4"]
-        settings += ["train.total_steps=160", "train.log_every=40", "train.checkpoint_every=80", "eval.every=80"]
-    run(c, [*settings, "seeds=1"], c.left, task=settings[0].removeprefix("env=dmc/"))
+    task, num_envs, iterations = ("reacher-hard", 4, 40) if c.rehearse else ("humanoid-walk", 1024, 100_000)
+    settings = [f"env=dmc/{task}", "seeds=1", *paced(num_envs, iterations, 10)]
+    settings += [f"eval.every={num_envs * (20 if c.rehearse else 2500)}"]
+    settings += [] if c.rehearse else ["agent.batch_size=8192", f"train.warmup_steps={10 * num_envs}"]
+    run(c, settings, c.left, task=task)
+
+
+def paced(num_envs: int, iterations: int, log_every: int) -> list[str]:
+    """Settings of a run of so many steps of `num_envs` worlds on mujoco_warp, with one checkpoint at its end."""
+    total = num_envs * iterations
+    return [
+        "env.backend=warp", f"train.num_envs={num_envs}", f"train.total_steps={total}",
+        f"train.log_every={num_envs * log_every}", f"train.checkpoint_every={total}",
+    ]  # fmt: skip
 
 
 def run(c: Context, settings: list[str], seconds: float, **what: Any) -> None:
     """A run of `scale=parallel` until it ends or its time is over; what it has printed and measured by then."""
     folder = c.out.resolve() / "runs" / f"{c.section}-{time.time_ns()}"
     command = [sys.executable, str(ROOT / "run.py"), "agent=td3", "scale=parallel", *settings]
-    if not (ROOT / "configs" / "scale" / "parallel.yaml").exists():
-        command.remove("scale=parallel")
     command += [f"device={c.device}", f"run_dir={folder}"]
     if c.rehearse:
         command += ["train.warmup_steps=40", "agent.hidden=[16,16]", "agent.batch_size=16", "compile=eager"]
@@ -342,8 +339,12 @@ def run(c: Context, settings: list[str], seconds: float, **what: Any) -> None:
                 output, _ = process.communicate()
     print(output)
     c.record(**what, command=" ".join(command[2:-1]), seconds=time.time() - begun, status=process.returncode)
-    for step, value, clock in course(folder / "tensorboard", "time/fps"):
+    points = course(folder / "tensorboard", "time/fps")
+    for step, value, clock in points:
         c.record(**what, step=step, frames_per_second=value, wall_clock=clock - begun)
+    if len(points) > 2:  # without the start, in which graphs are recorded and compiled
+        (first, _, since), (last, _, now) = points[len(points) // 2], points[-1]
+        c.record(**what, frames_per_second_later_on=(last - first) / (now - since))
     if (folder / "eval.csv").exists():
         times = {step: clock - begun for step, _, clock in course(folder / "tensorboard", "eval/mean_reward")}
         with (folder / "eval.csv").open() as file:

@@ -10,6 +10,10 @@ from torch import Tensor
 from envs.base import Step
 from envs.batched import BatchedEnv
 
+GROUPS = 5
+"""What `spread` makes of a seed's worlds at most, each of which begins its episodes together. A beginning takes all
+worlds' time, however few begin: up to that of hundreds of steps, where bodies have to settle."""
+
 
 class GPUBatchedEnv(BatchedEnv):
     """The same worlds, cut and begun anew alike, with a step that is one captured program (`Physics.prepare`).
@@ -22,6 +26,8 @@ class GPUBatchedEnv(BatchedEnv):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        block = -(-self.task.max_episode_steps // GROUPS)
+        self._head_start = self._head_start // block * block
         self._terminates = self.task.get_termination() is not None
         self._ended = torch.zeros_like(self._all)  # (W,) worlds to begin anew
         self._diverged_worlds = torch.zeros((), dtype=torch.int64, device=self._all.device)

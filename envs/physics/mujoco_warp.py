@@ -110,6 +110,8 @@ class MujocoWarp(Physics):
         self._counts = False  # whether contacts are counted, which somebody has to ask for
         self._graphs: dict[str, Any] = {}
         self._recorder: _Recorder | None = None
+        self._streams: dict[int, Any] = {}
+        wp.synchronize_device(self._where)  # what was allocated on Warp's stream is used on torch's
 
     def _put_model(self, deterministic: bool) -> Any:
         sizes = {name: self.num_worlds for name in self.model_fields if name not in _FOR_TASKS_ONLY}
@@ -293,24 +295,52 @@ class MujocoWarp(Physics):
 
     def _run(self, name: str, program: Callable[[], None]) -> None:
         """Run a program of Warp's launches: the first time as it is, later as a graph on torch's stream."""
-        wp = self._wp
         if self._recorder is not None:
             self._recorder.insert(lambda: self._replay(name, program))
         elif name in self._graphs:
             self._replay(name, program)
         else:
             self._graphs[name] = None  # recorded at the next call, when all kernels are loaded
-            with wp.ScopedDevice(self._where), _on_torch_stream(wp, self.device):
-                program()
+            self._launch(program)
+
+    def _launch(self, program: Callable[[], None]) -> None:
+        """Kernel by kernel."""
+        with self._wp.ScopedDevice(self._where), self._wp.ScopedStream(self.stream, sync_enter=False):
+            program()
 
     def _replay(self, name: str, program: Callable[[], None]) -> None:
         if self._graphs.get(name) is None:
-            self._graphs[name] = self._capture(program)
-        stream = _torch_stream(self._wp, self.device)
-        self._wp.capture_launch(self._graphs[name], stream=stream)
+            try:
+                self._graphs[name] = self.capture(program)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+                warnings.warn(f"mujoco_warp's kernels are launched one by one: no graph ({reason})", stacklevel=2)
+                self._graphs[name] = program
+        graph = self._graphs[name]
+        if callable(graph):
+            self._launch(graph)
+        else:
+            self.replay(graph)
 
-    def _capture(self, program: Callable[[], None]) -> Any:
-        """Record without running. No garbage is collected meanwhile: freeing memory would break a CUDA capture."""
+    def replay(self, graph: Any) -> None:
+        """Launch what `capture` has recorded, on torch's stream."""
+        self._wp.capture_launch(graph, stream=self.stream)
+
+    @property
+    def stream(self) -> Any:
+        """Torch's current stream as Warp's; None on the CPU."""
+        if self.device.type == "cpu":
+            return None
+        stream = torch.cuda.current_stream(self.device)
+        if stream.cuda_stream not in self._streams:
+            self._streams[stream.cuda_stream] = self._wp.stream_from_torch(stream)
+        return self._streams[stream.cuda_stream]
+
+    def capture(self, program: Callable[[], None]) -> Any:
+        """A graph of a program of Warp's launches, recorded without running.
+
+        No garbage is collected meanwhile: freeing memory would break a CUDA capture.
+        """
         wp = self._wp
         collecting = gc.isenabled()
         gc.disable()
@@ -353,16 +383,7 @@ class MujocoWarp(Physics):
         self._sensors.copy_(torch.from_numpy(np.asarray(state["sensordata"])))
 
 
-# ---------------------------------------------------------------------- on torch's stream
-
-
-def _torch_stream(wp: Any, device: torch.device) -> Any:
-    """Torch's current stream as Warp's; None on the CPU."""
-    return None if device.type == "cpu" else wp.stream_from_torch(torch.cuda.current_stream(device))
-
-
-def _on_torch_stream(wp: Any, device: torch.device) -> Any:
-    return wp.ScopedStream(_torch_stream(wp, device), sync_enter=False)  # which does nothing with None
+# ------------------------------------------------------------------- captured with torch
 
 
 class _Recorder:
@@ -376,19 +397,20 @@ class _Recorder:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def record(self, function: Callable[..., Any], args: Sequence[Tensor]) -> Any:
-        """What `function(*args)` returns: tensors that each replay fills."""
+        """What `function(*args)` returns: tensors that each replay fills. Nothing is run."""
         collecting = gc.isenabled()
         gc.disable()
         torch.cuda.synchronize()
         try:
             with torch.cuda.stream(self._stream):
                 self._begin()
-                out = function(*args)
-                self._end()
+                try:
+                    return function(*args)
+                finally:
+                    self._end()
         finally:
             if collecting:
                 gc.enable()
-        return out
 
     def insert(self, replay: Callable[[], None]) -> None:
         """Replay something of Warp's here."""
@@ -421,14 +443,14 @@ class _Captured:
         self._calls = 0
         self._args: tuple[Tensor, ...] = ()
         self._out: tuple[Tensor, ...] = ()
-        self._replays: list[Callable[[], None]] = []
+        self._replays: list[Callable[[], None]] = []  # empty where nothing was or could be recorded
 
     def __call__(self, *args: Tensor) -> tuple[Tensor, ...]:
         self._calls += 1
-        if self._calls <= self.WARM_UP:
-            return self._function(*args)
-        if not self._replays:
+        if self._calls == self.WARM_UP + 1:
             self._record(args)
+        if not self._replays:
+            return self._function(*args)
         for live, value in zip(self._args, args, strict=True):
             live.copy_(value)
         for replay in self._replays:
@@ -441,9 +463,12 @@ class _Captured:
         self._physics._recorder = recorder
         try:
             self._out = recorder.record(self._function, self._args)
+            self._replays = recorder.replays
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+            warnings.warn(f"a step's operations are launched one by one: no graph ({reason})", stacklevel=2)
         finally:
             self._physics._recorder = None
-        self._replays = recorder.replays
 
 
 def _likely_constraints(model: mujoco.MjModel) -> int:
