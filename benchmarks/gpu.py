@@ -298,7 +298,8 @@ def loop(c: Context) -> None:
             continue
         settings = [f"env=dmc/{task}", f"seeds={seeds}", *paced(num_envs, 40 if c.rehearse else 100_000, 10)]
         settings += ["env.spread=false", f"eval.every={num_envs * 100_000}", "eval.episodes=1"]
-        c.attempt(lambda s=settings, w=what, n=len(sizes) - i: run(c, s, c.left / n, **w), **what)
+        share = c.left / (len(sizes) - i)
+        c.attempt(lambda s=settings, t=share, w=what: run(c, s, t, **w), **what)
 
 
 def walk(c: Context) -> None:
