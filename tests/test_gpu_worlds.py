@@ -13,11 +13,13 @@ from agents.td3 import TD3, TD3Config
 from envs.batched import BatchedEnv
 from envs.dmc.suite import make_task
 from envs.physics.mujoco_batch import MujocoBatch
+from rlreg.compilation import CudaGraph
 from rlreg.config import EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.regularizers import BEER
 from rlreg.run_folder import RunFolder
 from rlreg.training.online import OnlineTraining
+from rlreg.training.speed import Speed
 
 pytest.importorskip("mujoco_warp")
 
@@ -161,15 +163,18 @@ def test_stepping_within_an_episode_never_waits() -> None:
             env.step(action)
 
 
-@pytest.mark.parametrize("compile", ["eager", "graph"])
-def test_the_whole_loop_never_waits(compile: str, tmp_path) -> None:
+@pytest.mark.parametrize("captured", [False, True])
+def test_the_whole_loop_never_waits(captured: bool, tmp_path) -> None:
     """Acting, stepping, storing, sampling and updating."""
     env, evaluation = make("cheetah-run", 16), make("cheetah-run", 2)
     agent = TD3(TD3Config(hidden=[32, 32], batch_size=64), BEER(), env.obs_dim, env.action_dim, SEEDS, "cuda")
     train = TrainConfig(total_steps=8000, warmup_steps=64, num_envs=16, buffer_capacity=160)
     training = OnlineTraining(
-        agent, lambda n, _: env if n == 16 else evaluation, train, EvalConfig(episodes=2), RunFolder(tmp_path), compile
+        agent, lambda n, _: env if n == 16 else evaluation, train, EvalConfig(episodes=2), RunFolder(tmp_path), "eager"
     )
+    if captured:
+        training.update = CudaGraph(training._update)
+    training.speed = Speed(0)
     training._begin()
     for _ in range(8):  # graphs are recorded
         training._iterate()
