@@ -41,9 +41,9 @@ class BatchedEnv(VectorEnv):
     ) -> None:
         """`purpose`: training and evaluation worlds of a seed draw from different streams.
 
-        `spread` cuts the first episodes of a seed's worlds at equally spaced times, so that later ones do not all end
-        at the same step. `device` is where actions come from and results go, by default the physics' own. Raises
-        `UserError` for no seeds, no worlds or an impossible repeat.
+        `spread` cuts the first episodes of a seed's training worlds at equally spaced times, so that later ones do not
+        all end at the same step. `device` is where actions come from and results go, by default the physics' own.
+        Raises `UserError` for no seeds, no worlds or an impossible repeat.
         """
         if not seeds or num_envs < 1:
             raise UserError(f"at least one seed and one world, not {len(seeds)} seeds of {num_envs} worlds")
@@ -68,7 +68,8 @@ class BatchedEnv(VectorEnv):
         self._all = torch.ones(worlds, dtype=torch.bool, device=home)
         self._clock = torch.zeros(worlds, dtype=torch.int64, device=home)
         first = torch.arange(num_envs, device=home) * task.max_episode_steps // num_envs
-        self._head_start = first.repeat(len(self.seeds)) if spread else torch.zeros_like(self._clock)
+        spreads = spread and purpose == Purpose.TRAIN
+        self._head_start = first.repeat(len(self.seeds)) if spreads else torch.zeros_like(self._clock)
         self._bad = torch.zeros(worlds, dtype=torch.int64, device=home)
         self._nowhere = torch.zeros_like(self._all)
         self._steps_left = 0  # control steps until the next world's time is up

@@ -12,6 +12,7 @@ from envs import mujoco_gym
 from envs.batched import BatchedEnv
 from envs.dmc.suite import make_task
 from envs.physics.mujoco_batch import MujocoBatch
+from rlreg.purpose import Purpose
 
 TASKS = ("cartpole-swingup", "cheetah-run", "humanoid-walk", "reacher-hard", "Hopper-v4", "Ant-v5")
 DRAWN_MODELS = ("lqr-lqr_6_2", "manipulator-insert_peg", "point_mass-hard", "quadruped-escape", "finger-turn_easy")
@@ -111,6 +112,12 @@ def test_spread_worlds_end_one_after_the_other() -> None:
     *_, truncated, _, _ = rollout(env, actions(env, 16))
     np.testing.assert_array_equal(truncated[:, 0].nonzero()[:, 0] + 1, [2, 4, 6, 8, 10, 12, 14, 16])
     equal([truncated[:, 0]], [truncated[:, 1]])
+
+
+def test_evaluation_worlds_are_never_spread() -> None:
+    env = make("cartpole-balance", (0,), 4, spread=True, purpose=Purpose.EVALUATE)
+    env.reset()
+    assert env._clock.tolist() == [0, 0, 0, 0]
 
 
 def test_a_diverged_world_is_cut_and_counted_and_the_others_do_not_notice() -> None:

@@ -24,11 +24,10 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -38,6 +37,7 @@ from tqdm import tqdm
 
 from envs.base import world_seed
 from envs.d4rl.mixture import mix
+from envs.d4rl.side_by_side import Batch, SideBySide, Singles
 from envs.d4rl.writing import Rows, joined, target, write_hdf5
 from rlreg.buffers import GOES_ON, STANDS_IN, UNKNOWN, Replay
 from rlreg.build import build_task, load_agent
@@ -228,18 +228,18 @@ class ReturnCurve:
 
 
 def _random(run_cfg: DictConfig, seed: int, wanted: CollectConfig) -> Rows:
-    envs = _worlds(run_cfg, seed, "random", wanted)
-    actions = Block(Rng([seed]), "uniform", "collect/random", (len(envs), envs[0].action_space.shape[0]))
-    return roll_out(lambda obs, t: 2.0 * actions.at(t)[0].numpy() - 1.0, envs, wanted.steps)
+    worlds = _worlds(run_cfg, seed, "random", wanted)
+    actions = Block(Rng([seed]), "uniform", "collect/random", (worlds.count, worlds.action_dim))
+    return roll_out(lambda obs, t: 2.0 * actions.at(t)[0].numpy() - 1.0, worlds, wanted.steps)
 
 
 def _by_policy(
     folder: RunFolder, run_cfg: DictConfig, seed: int, kind: str, step: int, wanted: CollectConfig, cfg: DictConfig
 ) -> Rows:
     agent, _ = load_agent(folder, cfg.device, step, cfg.trust)
-    envs = _worlds(run_cfg, seed, kind, wanted)
+    worlds = _worlds(run_cfg, seed, kind, wanted)
     i, num_seeds = agent.seeds.index(seed), len(agent.seeds)
-    noise = Block(Rng([seed]), "normal", f"collect/{kind}", (len(envs), agent.action_dim))
+    noise = Block(Rng([seed]), "normal", f"collect/{kind}", (worlds.count, agent.action_dim))
 
     @torch.no_grad()
     def act(obs: NDArray, t: int) -> NDArray:
@@ -248,46 +248,37 @@ def _by_policy(
             action = (action + wanted.noise * noise.at(t)[0]).clamp(-1.0, 1.0)
         return action.numpy()
 
-    return roll_out(act, envs, wanted.steps)
+    return roll_out(act, worlds, wanted.steps)
 
 
-def _worlds(run_cfg: DictConfig, seed: int, kind: str, wanted: CollectConfig) -> list[gymnasium.Env]:
+def _worlds(run_cfg: DictConfig, seed: int, kind: str, wanted: CollectConfig) -> SideBySide:
+    """On the CPU, by what `env.backend` says for so many."""
     count = min(wanted.worlds, wanted.steps)
     task = build_task(run_cfg)
-    return [task.single_env(world_seed(seed, n, PURPOSE[kind])) for n in range(count)]
+    if task.backend(count, "cpu") in ("mujoco", "warp"):
+        return Batch(task.vector_env((seed,), count, PURPOSE[kind]))
+    return Singles([task.single_env(world_seed(seed, n, PURPOSE[kind])) for n in range(count)])
 
 
-def roll_out(act: Act, envs: Sequence[gymnasium.Env], steps: int) -> Rows:
-    """`steps` rows of N environments side by side, one environment's rows after another's; the environments are closed.
+def roll_out(act: Act, worlds: SideBySide, steps: int) -> Rows:
+    """`steps` rows of N worlds side by side, one world's rows after another's; the worlds are closed.
 
-    Where an environment's rows end within an episode, this counts as a time-out.
+    Where a world's rows end within an episode, this counts as a time-out.
     """
-    length = -(-steps // len(envs))
-    obs = np.stack([env.reset()[0] for env in envs])
-    has_physics = all(hasattr(getattr(env.unwrapped, "data", None), "qpos") for env in envs)
+    length = -(-steps // worlds.count)
+    obs = worlds.reset()
     columns: dict[str, list[NDArray]] = {}
-
-    def keep(**values: Any) -> None:
-        for name, value in values.items():
-            columns.setdefault(name, []).append(np.array(value))
-
     for t in tqdm(range(length), unit="step", disable=None):
-        if has_physics:
-            data = [env.unwrapped.data for env in envs]
-            keep(**{"infos/qpos": [d.qpos for d in data], "infos/qvel": [d.qvel for d in data]})
+        row = worlds.physics()
         action = act(obs, t)
-        keep(observations=obs, actions=action)
-        next_obs, rewards, terminals, timeouts = obs.copy(), [], [], []
-        obs = obs.copy()
-        for n, env in enumerate(envs):
-            next_obs[n], reward, terminated, truncated, _ = env.step(action[n])
-            rewards.append(reward)
-            terminals.append(terminated)
-            timeouts.append(not terminated and (truncated or t == length - 1))
-            obs[n] = env.reset()[0] if terminated or truncated else next_obs[n]
-        keep(rewards=np.float32(rewards), terminals=terminals, timeouts=timeouts, next_observations=next_obs)
-    for env in envs:
-        env.close()
+        step = worlds.step(action)
+        row |= {"observations": obs, "actions": action, "rewards": step.reward, "terminals": step.terminated}
+        row["timeouts"] = ~step.terminated & (step.truncated | (t == length - 1))
+        row["next_observations"] = step.next_obs
+        for name, values in row.items():
+            columns.setdefault(name, []).append(np.array(values))
+        obs = step.obs
+    worlds.close()
 
     rows = {name: np.stack(values, axis=1) for name, values in columns.items()}  # (N, T, ...)
     rows = {name: value.reshape(-1, *value.shape[2:])[:steps] for name, value in rows.items()}

@@ -1,0 +1,99 @@
+"""Worlds that data are collected in, stepped side by side: one by one by the original, or batched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from envs.batched import BatchedEnv
+from rlreg.errors import NonFiniteError
+
+
+class Transition(NamedTuple):
+    """What a step of N worlds led to."""
+
+    next_obs: NDArray[np.float32]
+    """(N, O): of the same episode."""
+    reward: NDArray[np.float32]
+    """(N,)."""
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    obs: NDArray[np.float32]
+    """(N, O): what to act on next, of a new episode where one ended."""
+
+
+class SideBySide(Protocol):
+    """N worlds."""
+
+    count: int
+    action_dim: int
+
+    def reset(self) -> NDArray[np.float32]:
+        """First observations (N, O)."""
+
+    def step(self, action: NDArray[np.float32]) -> Transition:
+        """Act (N, A). Raises `NonFiniteError`: data are not made of diverged worlds."""
+
+    def physics(self) -> dict[str, NDArray]:
+        """{'infos/qpos': (N, nq), 'infos/qvel': (N, nv)} of this moment; nothing where there are none."""
+
+    def close(self) -> None: ...
+
+
+class Singles:
+    """Environments with flat float32 observations and actions."""
+
+    def __init__(self, envs: Sequence[gymnasium.Env]) -> None:
+        self._envs, self.count = envs, len(envs)
+        (self.action_dim,) = envs[0].action_space.shape
+
+    def reset(self) -> NDArray[np.float32]:
+        return np.stack([env.reset()[0] for env in self._envs])
+
+    def step(self, action: NDArray[np.float32]) -> Transition:
+        steps = [env.step(a)[:4] for env, a in zip(self._envs, action, strict=True)]
+        next_obs, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
+        obs = next_obs.copy()
+        for n in np.flatnonzero(terminated | truncated):
+            obs[n] = self._envs[n].reset()[0]
+        return Transition(next_obs, reward.astype(np.float32), terminated, truncated, obs)
+
+    def physics(self) -> dict[str, NDArray]:
+        data = [getattr(env.unwrapped, "data", None) for env in self._envs]
+        if not all(hasattr(d, "qpos") for d in data):
+            return {}
+        return {"infos/qpos": np.array([d.qpos for d in data]), "infos/qvel": np.array([d.qvel for d in data])}
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+
+class Batch:
+    """The worlds of one seed of a `BatchedEnv`."""
+
+    def __init__(self, env: BatchedEnv) -> None:
+        self._env, self.count, self.action_dim = env, env.num_envs, env.action_dim
+
+    def reset(self) -> NDArray[np.float32]:
+        return self._env.reset()[0].numpy(force=True)
+
+    def step(self, action: NDArray[np.float32]) -> Transition:
+        step = self._env.step(torch.as_tensor(action, device=self._env.device)[None])
+        if step.bad.any():
+            raise NonFiniteError(f"world {int(step.bad[0].nonzero()[0])}: the simulation diverged")
+        parts: list[Any] = [part[0].numpy(force=True) for part in step]
+        obs, reward, terminated, truncated, final_obs, _ = parts
+        return Transition(final_obs, reward, terminated, truncated, obs)
+
+    def physics(self) -> dict[str, NDArray]:
+        state = self._env.physics
+        return {"infos/qpos": state.qpos.numpy(force=True).copy(), "infos/qvel": state.qvel.numpy(force=True).copy()}
+
+    def close(self) -> None:
+        self._env.close()
