@@ -69,6 +69,18 @@ def gaussian_log_prob(mean: Tensor, log_std: Tensor, x: Tensor) -> Tensor:
     return -0.5 * (squares + 2.0 * log_std + math.log(2.0 * math.pi)).sum(dim=-1)
 
 
+def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """a = tanh(u), u = mean + std * noise, and its log-density (Haarnoja et al. 2018, appendix C, eq. 21):
+
+        log pi(a) = log N(u; mean, diag std^2) - sum log(1 - a^2 + 1e-6)
+
+    with `noise` standard normal: three of (S, B, A) -> (S, B, A), (S, B). The 1e-6 is Stable-Baselines3's.
+    """
+    action = torch.tanh(mean + torch.exp(log_std) * noise)
+    log_prob = -0.5 * (torch.square(noise) + 2.0 * log_std + math.log(2.0 * math.pi)).sum(dim=-1)
+    return action, log_prob - torch.log(1.0 - torch.square(action) + 1e-6).sum(dim=-1)
+
+
 def cosine_decay(step: Tensor, num_steps: int) -> Tensor:
     """(1 + cos(pi step / num_steps)) / 2, from 1 at step 0 to 0 at num_steps and after; `step` 0-d."""
     return 0.5 * (1.0 + torch.cos(math.pi * (step / num_steps).clamp(0.0, 1.0)))
