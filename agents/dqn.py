@@ -1,0 +1,162 @@
+"""DQN (Mnih et al., Nature 2015), with double Q (van Hasselt et al., AAAI 2016) as an option: for BEER's illustrations.
+
+The critic is that of the other agents, Q(s, a) = phi(s, a)^T w, which takes an action as a one-hot vector: so the last
+hidden layer is a feature of state and action, as the BEER paper's theorem has it, and every critic regulariser works.
+(The usual DQN has one feature of the state and weights for each action.) Targets follow by Polyak averaging.
+Shapes: S seeds, N worlds, B batch, O observation size, A number of actions, H features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import chi2
+from torch import Tensor
+
+from rlreg.buffers import Batch
+from rlreg.checks import positive, whole, widths, within
+from rlreg.networks import Critic, Params
+from rlreg.objectives import ensemble_td_loss, td_target
+from rlreg.optim import Adam
+from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
+from rlreg.rng import Rng
+
+
+@dataclass
+class DQNConfig:
+    """DQN's settings."""
+
+    _target_: str = "agents.dqn.DQN"
+    name: str = "dqn"
+    """What run folders and tables call the agent."""
+    hidden: list[int] = field(default_factory=lambda: [256, 256])
+    """Widths of the critic's hidden layers."""
+    double: bool = False
+    """Whether the online critic chooses the next action that the target critic values."""
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    tau: float = 0.005
+    """Step of the target network towards the online one."""
+    batch_size: int = 256
+    epsilon: float = 0.1
+    """Share of random actions while training."""
+
+    def __post_init__(self) -> None:
+        widths(self, "agent", "hidden")
+        whole(self, "agent", "batch_size")
+        positive(self, "agent", "learning_rate")
+        within(self, "agent", "discount", interval="(0, 1)")
+        within(self, "agent", "tau", interval="(0, 1]")
+        within(self, "agent", "epsilon", interval="[0, 1]")
+
+
+class Successor(NamedTuple):
+    """What the target network makes of a batch's s'. No gradient."""
+
+    action: Tensor
+    """a', one-hot, (S, B, A)."""
+    feature: Tensor
+    """phi'(s', a'), (S, 1, B, H)."""
+    td_target: Tensor
+    """y = r + gamma (1 - d) Q'(s', a'), (S, B)."""
+
+
+class DQN:
+    """S independent DQN learners. Actions are (..., A) numbers of which the largest is the one taken."""
+
+    Config = DQNConfig
+
+    def __init__(
+        self,
+        config: DQNConfig,
+        regularizer: Regularizer,
+        obs_dim: int,
+        num_actions: int,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.regularizer, self.device = config, regularizer, torch.device(device)
+        self.obs_dim, self.action_dim, self.seeds = obs_dim, num_actions, tuple(seeds)
+        self.critic = Critic(obs_dim, num_actions, config.hidden)
+        rng = Rng(seeds, device)
+        self.critic_params = self.critic.init(rng)
+        self.critic_target = {name: p.clone() for name, p in self.critic_params.items()}
+        extra, self.constants = regularizer.init(self.critic_params, rng)
+        self.critic_params |= extra
+        self.critic_optimizer = Adam(self.critic_params, config.learning_rate)
+        self.explores_above = float(chi2.isf(config.epsilon, num_actions)) if config.epsilon else float("inf")
+        self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
+        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
+
+    # ---------------------------------------------------------------- acting
+
+    def action_values(self, params: Params, obs: Tensor) -> Tensor:
+        """Q(s, a) of every action: (S, B, O) -> (S, B, A)."""
+        pairs = obs.unsqueeze(2).expand(-1, -1, self.action_dim, -1).flatten(1, 2)
+        actions = torch.eye(self.action_dim, device=obs.device).repeat(obs.shape[1], 1).expand(len(obs), -1, -1)
+        return self.critic(params, pairs, actions).view(*obs.shape[:2], self.action_dim)
+
+    def greedy(self, params: Params, obs: Tensor) -> Tensor:
+        """argmax_a Q(s, a), one-hot: (S, B, O) -> (S, B, A)."""
+        return one_hot(self.action_values(params, obs))
+
+    def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The greedy action; with standard normal `noise` (S, N, A) epsilon-greedy. (S, N, O) -> (S, N, A), one-hot.
+
+        A Gaussian vector's length says nothing of its direction: the length decides whether to explore (it is beyond
+        the chi-squared distribution's upper epsilon-quantile with probability epsilon), the direction which action.
+        """
+        action = self.greedy(self.critic_params, obs)
+        if noise is None:
+            return action
+        explores = torch.square(noise).sum(dim=-1, keepdim=True) > self.explores_above
+        return torch.where(explores, one_hot(noise), action)
+
+    # -------------------------------------------------------------- learning
+
+    @torch.no_grad()
+    def successor(self, batch: Batch) -> Successor:
+        """The best next action by the target network (with double Q: by the online one), and its value."""
+        chooser = self.critic_params if self.config.double else self.critic_target
+        action = self.greedy(chooser, batch.next_obs)
+        feature = self.critic.features(self.critic_target, batch.next_obs, action)
+        value = self.critic.value(self.critic_target, feature).squeeze(1)
+        return Successor(action, feature, td_target(batch.reward, batch.terminated, value, self.config.discount))
+
+    def critic_features(self, params: Params, batch: Batch, successor: Successor | None = None) -> CriticFeatures:
+        """phi at (s, a) and at (s', a')."""
+        successor = successor or self.successor(batch)
+        action = one_hot(batch.action)
+
+        def next_feature_online() -> Tensor:
+            return self.critic.features(params, batch.next_obs, self.greedy(self.critic_params, batch.next_obs))
+
+        return CriticFeatures(
+            params=params,
+            feature=self.critic.features(params, batch.obs, action),
+            next_feature_target=lambda: successor.feature,
+            next_feature_online=next_feature_online,
+            features_by=lambda other: self.critic.features(other, batch.obs, action),
+            head_weight=self.critic.head_weight(params),
+            reward=batch.reward,
+            terminated=batch.terminated,
+            discount=self.config.discount,
+        )
+
+    def critic_loss(self, params: Params, batch: Batch, successor: Successor) -> tuple[Tensor, Metrics]:
+        """Mean squared TD error plus the regulariser: (S,)."""
+        f = self.critic_features(params, batch, successor)
+        q = self.critic.value(params, f.feature)
+        td_loss = ensemble_td_loss(q, successor.td_target)
+        penalty, metrics = self.regularizer.loss(f, self.constants)
+        losses = {"train/critic_loss": td_loss, "train/q": q.mean(dim=(1, 2)), "regularizer/loss": penalty}
+        return td_loss + penalty, {name: value.detach() for name, value in (losses | metrics).items()}
+
+
+def one_hot(preference: Tensor) -> Tensor:
+    """1 at the largest of each A numbers, 0 elsewhere: (..., A) -> (..., A)."""
+    return F.one_hot(preference.argmax(dim=-1), preference.shape[-1]).to(preference.dtype)
