@@ -10,29 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from scipy.stats import chi2
 from torch import Tensor
 
+from rlreg import checks
+from rlreg.agent import AgentConfig, BatchAgent
 from rlreg.buffers import Batch
-from rlreg.checks import positive, whole, widths, within
-from rlreg.networks import Critic, Params
+from rlreg.networks import Critic, Params, polyak_
 from rlreg.objectives import ensemble_td_loss, td_target
-from rlreg.optim import Adam
+from rlreg.optim import Adam, gradients
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
+from rlreg.training.online import OnlineTraining
 
 
 @dataclass
-class DQNConfig:
+class DQNConfig(AgentConfig):
     """DQN's settings."""
 
     _target_: str = "agents.dqn.DQN"
     name: str = "dqn"
-    """What run folders and tables call the agent."""
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the critic's hidden layers."""
     double: bool = False
@@ -46,12 +47,12 @@ class DQNConfig:
     """Share of random actions while training."""
 
     def __post_init__(self) -> None:
-        widths(self, "agent", "hidden")
-        whole(self, "agent", "batch_size")
-        positive(self, "agent", "learning_rate")
-        within(self, "agent", "discount", interval="(0, 1)")
-        within(self, "agent", "tau", interval="(0, 1]")
-        within(self, "agent", "epsilon", interval="[0, 1]")
+        checks.widths(self, "agent", "hidden")
+        checks.whole(self, "agent", "batch_size")
+        checks.positive(self, "agent", "learning_rate")
+        checks.within(self, "agent", "discount", interval="(0, 1)")
+        checks.within(self, "agent", "tau", interval="(0, 1]")
+        checks.within(self, "agent", "epsilon", interval="[0, 1]")
 
 
 class Successor(NamedTuple):
@@ -65,10 +66,11 @@ class Successor(NamedTuple):
     """y = r + gamma (1 - d) Q'(s', a'), (S, B)."""
 
 
-class DQN:
+class DQN(BatchAgent):
     """S independent DQN learners. Actions are (..., A) numbers of which the largest is the one taken."""
 
     Config = DQNConfig
+    Training = OnlineTraining
 
     def __init__(
         self,
@@ -90,7 +92,6 @@ class DQN:
         self.critic_optimizer = Adam(self.critic_params, config.learning_rate)
         self.explores_above = float(chi2.isf(config.epsilon, num_actions)) if config.epsilon else float("inf")
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
-        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
 
     # ---------------------------------------------------------------- acting
 
@@ -155,6 +156,34 @@ class DQN:
         penalty, metrics = self.regularizer.loss(f, self.constants)
         losses = {"train/critic_loss": td_loss, "train/q": q.mean(dim=(1, 2)), "regularizer/loss": penalty}
         return td_loss + penalty, {name: value.detach() for name, value in (losses | metrics).items()}
+
+    def update(self, batch: Batch, step: Tensor) -> Metrics:
+        successor = self.successor(batch)
+        grads, losses, metrics = gradients(self.critic_loss, self.critic_params, batch, successor)
+        self.critic_optimizer.step(self.critic_params, grads, losses, self.alive)
+        polyak_(self.critic_target, self.critic_params, self.config.tau)
+        return metrics
+
+    # ------------------------------------------------------------- measuring
+
+    @property
+    def discount(self) -> float:
+        return self.config.discount
+
+    def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Q(s, a) of the largest number of each action: (S, B, O), (S, B, A) -> (S, B)."""
+        return self.critic(self.critic_params, obs, one_hot(action)).squeeze(1)
+
+    # ----------------------------------------------------------------- state
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "critic": self.critic_params,
+            "critic_target": self.critic_target,
+            "critic_optimizer": self.critic_optimizer.state(),
+            "constants": self.constants,
+            "alive": {"alive": self.alive},
+        }
 
 
 def one_hot(preference: Tensor) -> Tensor:

@@ -10,30 +10,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlreg.buffers import Batch
-from rlreg.checks import one_of, positive, whole, widths, within
+from rlreg import checks
+from rlreg.agent import AgentConfig, BatchAgent
+from rlreg.buffers import Batch, NStepBatch
 from rlreg.networks import MLP, Critic, Params, detached, polyak_
 from rlreg.objectives import clipped_double_q, ensemble_td_loss, squashed_gaussian, td_target
-from rlreg.optim import Adam
+from rlreg.optim import Adam, gradients
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
+from rlreg.training.online import OnlineTraining
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from rlreg.config import TrainConfig
 
 LOG_STD_RANGE = (-20.0, 2.0)
 """Of the Gaussian before its squashing."""
 
 
 @dataclass
-class SACConfig:
+class SACConfig(AgentConfig):
     """SAC's settings; the defaults are Stable-Baselines3's, with the BEER paper's step sizes."""
 
     _target_: str = "agents.sac.SAC"
     name: str = "sac"
-    """What run folders and tables call the agent."""
     hidden: list[int] = field(default_factory=lambda: [256, 256])
     """Widths of the hidden layers of policy and critics."""
     num_critics: int = 2
@@ -53,13 +59,13 @@ class SACConfig:
     """float32, or bfloat16: matrix products in bfloat16, parameters and Adam in float32."""
 
     def __post_init__(self) -> None:
-        widths(self, "agent", "hidden")
-        whole(self, "agent", "num_critics", "batch_size")
-        positive(self, "agent", "actor_learning_rate", "critic_learning_rate", "temperature_learning_rate")
-        positive(self, "agent", "initial_temperature")
-        within(self, "agent", "discount", interval="(0, 1)")
-        within(self, "agent", "tau", interval="(0, 1]")
-        one_of(self, "agent", "precision", "float32", "bfloat16")
+        checks.widths(self, "agent", "hidden")
+        checks.whole(self, "agent", "num_critics", "batch_size")
+        checks.positive(self, "agent", "actor_learning_rate", "critic_learning_rate", "temperature_learning_rate")
+        checks.positive(self, "agent", "initial_temperature")
+        checks.within(self, "agent", "discount", interval="(0, 1)")
+        checks.within(self, "agent", "tau", interval="(0, 1]")
+        checks.one_of(self, "agent", "precision", "float32", "bfloat16")
 
 
 class Successor(NamedTuple):
@@ -73,10 +79,11 @@ class Successor(NamedTuple):
     """y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a' | s')), (S, B)."""
 
 
-class SAC:
+class SAC(BatchAgent):
     """S independent SAC learners."""
 
     Config = SACConfig
+    Training = OnlineTraining
 
     def __init__(
         self,
@@ -106,7 +113,6 @@ class SAC:
         self.critic_optimizer = Adam(self.critic_params, config.critic_learning_rate)
         self.temperature_optimizer = Adam(self.temperature_params, config.temperature_learning_rate)
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
-        """(S,) seeds that still learn; one whose loss turns non-finite learns no more from then on."""
 
     # ---------------------------------------------------------------- acting
 
@@ -134,7 +140,12 @@ class SAC:
         action, log_prob = self.policy(self.actor_params, batch.next_obs, noise)
         feature = self.critic.features(self.critic_target, batch.next_obs, action)
         value = clipped_double_q(self.critic.value(self.critic_target, feature).float()) - temperature * log_prob
-        return Successor(action, feature, td_target(batch.reward, batch.terminated, value, self.config.discount))
+        target = td_target(batch.reward, batch.terminated, value, self.discount_of(batch))
+        return Successor(action, feature, target)
+
+    def discount_of(self, batch: Batch | NStepBatch) -> float | Tensor:
+        """What the value of s' counts: gamma, or gamma^k (S, B) where rewards are of k steps."""
+        return batch.discount if isinstance(batch, NStepBatch) else self.config.discount
 
     def critic_features(self, params: Params, batch: Batch, successor: Successor | None = None) -> CriticFeatures:
         """phi at (s, a) and at (s', a'); without a `successor`, a' is the policy's mean."""
@@ -155,7 +166,7 @@ class SAC:
             head_weight=self.critic.head_weight(params),
             reward=batch.reward,
             terminated=batch.terminated,
-            discount=self.config.discount,
+            discount=self.discount_of(batch),
         )
 
     def critic_loss(self, params: Params, batch: Batch, successor: Successor) -> tuple[Tensor, Metrics]:
@@ -174,43 +185,41 @@ class SAC:
         loss = (temperature * log_prob - q).mean(dim=-1)
         return loss, {"train/actor_loss": loss.detach()}
 
-    def update(self, batch: Batch, step: Tensor, update_actor: bool = True) -> Metrics:
-        """One update in place; `step` numbers it from 1. A pure tensor program. Returns metrics (S,), on the device."""
+    def update(self, batch: Batch, step: Tensor) -> Metrics:
         shape = batch.action.shape[1:]
         noise, next_noise = (self.rng.normal(name, step, shape) for name in ("policy_noise", "next_policy_noise"))
 
         # Temperature; the losses below use alpha as it was before
         temperature = self.temperature_params["log_temperature"].exp()
+        metrics = {"train/temperature": temperature.squeeze(-1)}
         with torch.no_grad(), self.autocast():
             _, log_prob = self.policy(self.actor_params, batch.obs, noise)
-        metrics = {"train/temperature": temperature.squeeze(-1).clone()}
-        metrics |= self.descend(
-            lambda p: self.temperature_loss(p, log_prob), self.temperature_params, self.temperature_optimizer
-        )
+        grads, losses, more = gradients(self.temperature_loss, self.temperature_params, log_prob)
+        self.temperature_optimizer.step(self.temperature_params, grads, losses, self.alive)
+        metrics |= more
 
         # Critic
         with self.autocast():
             successor = self.successor(batch, temperature, next_noise)
-        metrics |= self.descend(
-            lambda p: self.critic_loss(p, batch, successor), self.critic_params, self.critic_optimizer
-        )
+            grads, losses, more = gradients(self.critic_loss, self.critic_params, batch, successor)
+        self.critic_optimizer.step(self.critic_params, grads, losses, self.alive)
+        metrics |= more
 
         # Actor
-        metrics |= self.descend(
-            lambda p: self.actor_loss(p, batch, temperature, noise), self.actor_params, self.actor_optimizer
-        )
-        polyak_(self.critic_target, self.critic_params, self.config.tau)
-        return metrics
-
-    def descend(self, loss, params, optimizer):
-        from agents.td3 import descend
         with self.autocast():
-            return descend(loss, params, optimizer, self.alive)
+            grads, losses, more = gradients(self.actor_loss, self.actor_params, batch, temperature, noise)
+        self.actor_optimizer.step(self.actor_params, grads, losses, self.alive)
+        polyak_(self.critic_target, self.critic_params, self.config.tau)
+        return metrics | more
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     # ------------------------------------------------------------- measuring
+
+    @property
+    def discount(self) -> float:
+        return self.config.discount
 
     def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
         """min_i Q_i(s, a), which counts the entropy bonus of the steps to come: (S, B, O), (S, B, A) -> (S, B)."""
@@ -218,8 +227,7 @@ class SAC:
 
     # ----------------------------------------------------------------- state
 
-    def state(self) -> dict[str, Params | dict[str, Params]]:
-        """Every tensor that learning changes or keeps, live and nested by name; S first in all but step counts."""
+    def state(self) -> dict[str, Any]:
         return {
             "actor": self.actor_params,
             "critic": self.critic_params,
@@ -231,3 +239,28 @@ class SAC:
             "constants": self.constants,
             "alive": {"alive": self.alive},
         }
+
+    def to_sb3(self, i: int, env: gymnasium.Env, train: TrainConfig) -> Any:
+        """Seed number i as Stable-Baselines3's SAC, with its temperature; Adam begins afresh in `learn`."""
+        import stable_baselines3
+
+        from rlreg.sb3 import warn_of_one_learning_rate, with_networks
+
+        c = self.config
+        warn_of_one_learning_rate(c)
+        model = with_networks(
+            {"actor": self.actor_params, "critic": self.critic_params, "critic_target": self.critic_target},
+            i,
+            env,
+            train,
+            algorithm=stable_baselines3.SAC,
+            learning_rate=c.critic_learning_rate,
+            batch_size=c.batch_size,
+            tau=c.tau,
+            gamma=c.discount,
+            target_entropy=self.target_entropy,
+            device=self.device,
+        )
+        with torch.no_grad():
+            model.log_ent_coef.copy_(self.temperature_params["log_temperature"][i])
+        return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
@@ -156,9 +157,9 @@ def with_networks(
     i: int,
     env: gymnasium.Env,
     train: TrainConfig,
-    algorithm: type[stable_baselines3.TD3] = stable_baselines3.TD3,
+    algorithm: type[OffPolicyAlgorithm] = stable_baselines3.TD3,
     **settings: Any,
-) -> stable_baselines3.TD3:
+) -> OffPolicyAlgorithm:
     """An SB3 model on entry i of stacked networks, attached to `env`; `settings` are arguments of `algorithm`.
 
     `networks` are the actor and any of the other `NETWORKS`, with weights (S, [E,] in, out) that take what `env`
@@ -197,11 +198,29 @@ def _fill(
     of: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter,
 ) -> None:
     """Copy entry i of stacked parameters (or Adam moments) into SB3's actor or critics: weights transposed."""
-    mlps = [((i,), network.mu)] if hasattr(network, "mu") else [((i, e), q) for e, q in enumerate(network.q_networks)]
-    for index, mlp in mlps:
-        for layer, linear in enumerate(module for module in mlp if isinstance(module, nn.Linear)):
-            of(linear.weight).copy_(params[f"{layer}.weight"][index].T)
-            of(linear.bias).copy_(params[f"{layer}.bias"][index].squeeze(0))
+    for index, layers in _layers(network, i):
+        for layer, parts in enumerate(layers):
+            weights, biases = (params[f"{layer}.{kind}"][index].chunk(len(parts), dim=-1) for kind in ("weight", "bias"))
+            for linear, weight, bias in zip(parts, weights, biases, strict=True):
+                of(linear.weight).copy_(weight.T)
+                of(linear.bias).copy_(bias.squeeze(0))
+
+
+def _layers(network: nn.Module, i: int) -> Iterator[tuple[tuple[int, ...], list[list[nn.Linear]]]]:
+    """SB3's linear layers of each of a network's MLPs, and where entry i of ours has it.
+
+    A layer of ours is one of SB3's, but for the last of SAC's actor: two share its outputs, mean and log std.
+    """
+
+    def linears(mlp: nn.Sequential) -> list[list[nn.Linear]]:
+        return [[module] for module in mlp if isinstance(module, nn.Linear)]
+
+    if hasattr(network, "latent_pi"):
+        yield (i,), [*linears(network.latent_pi), [network.mu, network.log_std]]
+    elif hasattr(network, "mu"):
+        yield (i,), linears(network.mu)
+    else:
+        yield from (((i, e), linears(q)) for e, q in enumerate(network.q_networks))
 
 
 def _hidden(params: Mapping[str, Tensor]) -> list[int]:
