@@ -4,8 +4,10 @@ from hydra.core.config_store import ConfigStore
 
 from agents.a2pr import A2PRConfig
 from agents.bc import BCConfig
+from agents.dqn import DQNConfig
 from agents.iql import IQLConfig
 from agents.level_replay import ACCELConfig, CurriculumConfig, EditReplayConfig, RobustPLRConfig
+from agents.sac import SACConfig
 from agents.sb3_baselines import SB3Config
 from agents.td3 import TD3Config
 from agents.td3_bc import TD3BCConfig
@@ -13,6 +15,8 @@ from agents.vae_dred import VAEDREDConfig
 
 SCHEMAS = {
     "td3_schema": TD3Config,
+    "sac_schema": SACConfig,
+    "dqn_schema": DQNConfig,
     "bc_schema": BCConfig,
     "td3_bc_schema": TD3BCConfig,
     "iql_schema": IQLConfig,

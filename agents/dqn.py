@@ -71,6 +71,7 @@ class DQN(BatchAgent):
 
     Config = DQNConfig
     Training = OnlineTraining
+    discrete_actions = True
 
     def __init__(
         self,

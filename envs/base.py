@@ -42,6 +42,8 @@ class VectorEnv(ABC):
     device: torch.device
     max_episode_steps: int
     """Steps after which an episode is truncated."""
+    discrete_actions: bool = False
+    """Whether only the place of the largest of an action's A numbers counts: the number of a discrete action."""
 
     @abstractmethod
     def reset(self) -> Tensor:

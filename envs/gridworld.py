@@ -18,6 +18,7 @@ from envs.base import Step, VectorEnv
 from rlreg.errors import UserError, unknown
 from rlreg.purpose import Purpose
 from rlreg.rng import Rng
+from rlreg.task import Task
 
 LAYOUTS: Mapping[str, str] = {
     "open": """
@@ -127,7 +128,8 @@ class GridWorld(VectorEnv):
         done = terminated | truncated
         self.cell.copy_(torch.where(done, self._starts(), moved))
         self.steps.mul_(~done)
-        return Step(self._obs(self.cell), terminated.float(), terminated, truncated, self._obs(moved))
+        bad = torch.zeros_like(terminated)
+        return Step(self._obs(self.cell), terminated.float(), terminated, truncated, self._obs(moved), bad)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: value.numpy(force=True).copy() for name, value in self._state().items()}
@@ -146,3 +148,15 @@ class GridWorld(VectorEnv):
 
     def _obs(self, cell: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(cell, self.obs_dim).float()
+
+
+class GridTask(Task):
+    """`env=gridworld`; see `envs.registry.GridConfig` for the settings."""
+
+    def __init__(self, layout: str, max_episode_steps: int = 100) -> None:
+        self.layout, self.max_episode_steps = layout, max_episode_steps
+
+    def vector_env(
+        self, seeds: Sequence[int], num_envs: int, purpose: Purpose, device: torch.device | str = "cpu"
+    ) -> GridWorld:
+        return GridWorld(self.layout, seeds, num_envs, purpose, self.max_episode_steps, device)

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from envs.cave.level_set_tool import LevelsOptions
 from envs.d4rl import dataset_names
 from envs.dmc import task_names
+from envs.gridworld import LAYOUTS
 from envs.gym import gym_ids
 from envs.mujoco_gym.settings import IDS, settings
 from rlreg.errors import require
@@ -136,6 +137,23 @@ class CaveConfig:
             require(value is None or value >= 1, f"env.{name}", value, "a whole number >= 1, or null")
 
 
+@dataclass
+class GridConfig:
+    """A small grid world with known values, for agents with discrete actions."""
+
+    _target_: str = "envs.gridworld.GridTask"
+    name: str = "gridworld/${.layout}"
+    """What run folders and tables call the environment."""
+    layout: str = "four_rooms"
+    """One of `envs.gridworld.LAYOUTS`: open, four_rooms or corridor."""
+    max_episode_steps: int = 100
+    """Steps after which an episode is cut."""
+
+    def __post_init__(self) -> None:
+        require(self.layout in LAYOUTS, "env.layout", self.layout, ", ".join(LAYOUTS))
+        require(self.max_episode_steps >= 1, "env.max_episode_steps", self.max_episode_steps, "a whole number >= 1")
+
+
 def register_schemas() -> None:
     """Make every task a choice of `env=`."""
     store = ConfigStore.instance()
@@ -150,4 +168,5 @@ def register_schemas() -> None:
             group="env/d4rl", name=dataset, package="env", node=D4RLConfig(id=dataset, name=f"d4rl/{dataset}")
         )
     store.store(group="env", name="cave_escape", package="env", node=CaveConfig())
+    store.store(group="env", name="gridworld", package="env", node=GridConfig())
     store.store(group="levels", name="cave_escape", package="levels", node=LevelsOptions)

@@ -117,6 +117,18 @@ class BatchAgent(Agent, Policy):
     """O."""
     action_dim: int
     """A."""
+    discrete_actions: ClassVar[bool] = False
+    """Whether an action's A numbers stand for A discrete actions, of which the largest is taken."""
+
+    @classmethod
+    def for_env(
+        cls, config: Any, regularizer: Regularizer, env: Any, seeds: Sequence[int], device: torch.device | str
+    ) -> Self:
+        if env.discrete_actions is not cls.discrete_actions:
+            has, lacks = ("discrete", "continuous") if cls.discrete_actions else ("continuous", "discrete")
+            example = "env=gridworld" if cls.discrete_actions else "agent=dqn"
+            raise UserError(f"agent={config.name} has {has} actions, and this environment {lacks} ones; give {example}")
+        return super().for_env(config, regularizer, env, seeds, device)
 
     @abstractmethod
     def update(self, batch: Batch, step: Tensor, *variant: Hashable) -> Metrics:

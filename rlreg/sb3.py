@@ -200,7 +200,8 @@ def _fill(
     """Copy entry i of stacked parameters (or Adam moments) into SB3's actor or critics: weights transposed."""
     for index, layers in _layers(network, i):
         for layer, parts in enumerate(layers):
-            weights, biases = (params[f"{layer}.{kind}"][index].chunk(len(parts), dim=-1) for kind in ("weight", "bias"))
+            ours = params[f"{layer}.weight"][index], params[f"{layer}.bias"][index]
+            weights, biases = (whole.chunk(len(parts), dim=-1) for whole in ours)
             for linear, weight, bias in zip(parts, weights, biases, strict=True):
                 of(linear.weight).copy_(weight.T)
                 of(linear.bias).copy_(bias.squeeze(0))

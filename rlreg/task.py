@@ -44,6 +44,7 @@ class VectorEnv(Protocol):
     obs_dim: int
     action_dim: int
     max_episode_steps: int
+    discrete_actions: bool
 
     def reset(self) -> Tensor: ...
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]: ...

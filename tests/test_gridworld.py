@@ -44,7 +44,8 @@ def test_an_episode_by_hand():
     assert torch.equal(obs.sum(dim=-1), torch.ones(2, 3)) and (cells < 11).all()
     right = torch.eye(4)[3].expand(2, 3, 4)
     for step in range(1, 12):
-        now, reward, terminated, truncated, final_obs = env.step(right)
+        now, reward, terminated, truncated, final_obs, bad = env.step(right)
+        assert not bad.any()
         arrived = cells + step == 11
         before = cells + step < 11
         assert torch.equal(terminated[before | arrived], arrived[before | arrived])
@@ -60,7 +61,7 @@ def test_the_clock_cuts_and_the_wall_stops():
     start = env.reset()
     up = torch.eye(4)[0].expand(1, 50, 4)
     for step in range(1, 5):
-        now, reward, terminated, truncated, final_obs = env.step(up)
+        now, reward, terminated, truncated, final_obs, _ = env.step(up)
         assert torch.equal(final_obs, start) and not reward.any() and not terminated.any()
         assert truncated.all() if step == 4 else not truncated.any()
     assert not torch.equal(now, start)  # new start cells
@@ -88,7 +89,7 @@ def test_an_unknown_layout_is_one_line():
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_beers_bound_holds_at_the_fixed_point_of_a_table(name):
-    """One-hot features of (s, a) and w = Q*: no transition of the greedy policy exceeds the bound; of another w some do."""
+    """One-hot features of (s, a) and w = Q*: no greedy transition exceeds the bound; with another w some do."""
     successor, goal = transitions(LAYOUTS[name])
     q = torch.from_numpy(optimal_values(LAYOUTS[name], DISCOUNT)).float()
     pairs = torch.eye(q.numel())

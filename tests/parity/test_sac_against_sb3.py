@@ -3,11 +3,13 @@
 import pytest
 import stable_baselines3 as sb3
 import torch
+from conftest import TINY, main
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from test_td3_against_sb3 import ACT, BATCH, HIDDEN, OBS, SEEDS, Space, difference, random_batch, to_sb3
 
 from agents.sac import SAC, SACConfig
+from rlreg.config import TrainConfig
 from rlreg.regularizers import BEER, Regularizer
 
 
@@ -113,3 +115,27 @@ def test_a_regularizer_changes_the_critic_and_beta_zero_does_not():
             agent.update(batch, torch.tensor(number))
     plain, nothing, strong = (agent.critic_params["0.weight"] for agent in agents)
     assert torch.equal(plain, nothing) and not torch.equal(plain, strong)
+
+
+def test_an_exported_seed_acts_and_values_as_ours():
+    agent = SAC(SACConfig(hidden=HIDDEN, initial_temperature=0.3), Regularizer(), OBS, ACT, SEEDS)
+    for number, batch in enumerate(random_batch(torch.Generator().manual_seed(2), 3), start=1):
+        agent.update(batch, torch.tensor(number))
+    obs, action = torch.randn(len(SEEDS), 6, OBS), torch.rand(len(SEEDS), 6, ACT) * 2 - 1
+    for i in range(len(SEEDS)):
+        model = agent.to_sb3(i, Space(), TrainConfig(buffer_capacity=10))
+        assert isinstance(model, sb3.SAC) and model.target_entropy == -ACT
+        theirs = torch.from_numpy(model.predict(obs[i].numpy(), deterministic=True)[0])
+        assert (agent.act(obs)[i] - theirs).abs().max() < 1e-6
+        values = torch.cat(model.critic(obs[i], action[i]), dim=1).amin(dim=1)
+        assert (agent.q_value(obs, action)[i] - values).abs().max() < 1e-6
+        assert torch.equal(model.log_ent_coef.detach(), agent.temperature_params["log_temperature"][i])
+
+
+def test_a_run_from_the_command_line(monkeypatch, tmp_path):
+    run = f"run_dir={tmp_path}/run"
+    given = ["agent=sac", "regularizer=beer", "env=gym/Pendulum-v1", "seeds=2", *TINY, run]
+    assert main(monkeypatch, *given) == 0
+    assert main(monkeypatch, "mode=evaluate", run, "eval.episodes=1") == 0
+    assert main(monkeypatch, "mode=export", run) == 0
+    assert sb3.SAC.load(tmp_path / "run/sb3/seed-1.zip")
