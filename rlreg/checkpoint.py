@@ -2,14 +2,18 @@
 
 A checkpoint is a folder `step-<n>` with `state.safetensors` and `state.json`. The replay ring, which would be
 gigabytes each time, is kept beside them as a log: rows are written once, in chunk files that checkpoints name.
+All that is read back is held to a CRC-32 in `state.json`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import sys
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +26,13 @@ from torch import Tensor
 
 from rlreg.buffers import Replay
 from rlreg.errors import UserError
+from rlreg.files import checksum, read_text, remove, require_file, save_tensors, sync, write_new
 
 _ARRAY = "__array__"
+
+
+class Damaged(UserError):
+    """A checkpoint, or what it needs, is not as it was written."""
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
@@ -55,55 +64,110 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def steps(self) -> list[int]:
-        """Steps with a whole checkpoint, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-[0-9]*"))
+        """Steps with a checkpoint, oldest first; what else lies in the folder is nobody's."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        names = (re.fullmatch(r"step-(\d{12})", path.name) for path in found if path.is_dir() and not path.is_symlink())
+        return sorted(int(name.group(1)) for name in names if name)
 
     def save(self, step: int, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Write tensors, and `info`: JSON values, in which numpy arrays may stand anywhere."""
         final, beside = self._path(step), self.folder / f".writing-{step:012d}"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        arrays: dict[str, Tensor] = {}
-        text = json.dumps(_without_arrays(info, arrays))
-        everything = {f"tensors/{k}": v.detach().cpu().contiguous() for k, v in tensors.items()} | arrays
-        save_synced(everything, beside / "state.safetensors")
-        write_synced(beside / "state.json", text)
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(beside, final)
+        remove(beside)
+        try:
+            beside.mkdir(parents=True)
+            arrays: dict[str, Tensor] = {}
+            text = json.dumps(_without_arrays(info, arrays))
+            everything = {f"tensors/{k}": v.detach().cpu().contiguous() for k, v in tensors.items()} | arrays
+            save_file(everything, beside / "state.safetensors")
+            sync(beside / "state.safetensors")
+            sums = {"state.safetensors": checksum(beside / "state.safetensors"), "info": zlib.crc32(text.encode())}
+            write_new(beside / "state.json", f'{{"checksums": {json.dumps(sums)}, "info": {text}}}')
+            remove(final)
+            os.rename(beside, final)
+        except Exception:  # such as a full disk
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
         sync(self.folder)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self._path(old))
 
     def load(self, step: int | None = None) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """(step, tensors, info) of the newest whole checkpoint, or of `step`; None where there is none."""
+        """(step, tensors, info) of the newest checkpoint, or of `step`; None where there is none.
+
+        Raises `UserError` where `step` is not there, and `Damaged`.
+        """
         known = self.steps()
         if step is not None and step not in known:
             raise UserError(f"{self.folder}: no checkpoint of step {step}; there are {known or 'none'}")
         if not known:
             return None
         step = known[-1] if step is None else step
-        with _readable(self._path(step)):
-            everything = load_file(self._path(step) / "state.safetensors")
-        tensors = {k.removeprefix("tensors/"): v for k, v in everything.items() if k.startswith("tensors/")}
-        return step, tensors, _with_arrays(self.info(step), everything)
+        sums, info = self._state(step)
+        path = self._path(step) / "state.safetensors"
+        with _undamaged(path):
+            require_file(path)
+            if sums is not None and checksum(path) != sums["state.safetensors"]:
+                raise Damaged("its bytes are not those that were written")
+            everything = load_file(path)
+            tensors = {k.removeprefix("tensors/"): v for k, v in everything.items() if k.startswith("tensors/")}
+            return step, tensors, _with_arrays(info, everything)
+
+    def newest_whole(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """As `load`, of the newest that is whole; of a damaged one that is passed over, a line on stderr tells."""
+        return self.first_that(lambda *checkpoint: checkpoint)
+
+    def first_that(self, use: Callable[[int, dict[str, Tensor], dict[str, Any]], Any]) -> Any:
+        """`use(step, tensors, info)` of the newest checkpoint for which this raises no `Damaged`; None without any.
+
+        Those passed over are set aside, as `damaged-step-<n>`, and told of. Raises `Damaged` where none is whole.
+        """
+        passed: list[int] = []
+        for step in reversed(self.steps()):
+            try:
+                result = use(*self.load(step))
+            except Damaged as error:
+                if step == self.steps()[0]:
+                    raise
+                print(f"warning: {error}; going on from the checkpoint before it", file=sys.stderr, flush=True)
+                passed.append(step)
+                continue
+            for old in passed:
+                aside = self._path(old).with_name(f"damaged-step-{old:012d}")
+                remove(aside)
+                os.rename(self._path(old), aside)
+            return result
+        return None
 
     def info(self, step: int) -> dict[str, Any]:
         """The JSON values of a checkpoint, without its arrays."""
-        with _readable(self._path(step)):
-            return json.loads((self._path(step) / "state.json").read_text())
+        return self._state(step)[1]
+
+    def _state(self, step: int) -> tuple[dict[str, int] | None, dict[str, Any]]:
+        """Checksums (None in a checkpoint of an earlier version) and info."""
+        path = self._path(step) / "state.json"
+        with _undamaged(path):
+            state = json.loads(read_text(path))
+            if not isinstance(state, dict):
+                raise Damaged("no state of a run")
+            if "checksums" not in state and "info" not in state:
+                return None, state
+            sums, info = state["checksums"], state["info"]
+            if not isinstance(info, dict) or zlib.crc32(json.dumps(info).encode()) != sums["info"]:
+                raise Damaged("its bytes are not those that were written")
+            return sums, info
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:012d}"
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _undamaged(path: Path) -> Iterator[None]:
+    """Whatever is wrong with what is read inside is `Damaged`, naming the file."""
     try:
         yield
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: not a readable checkpoint ({error}); delete it to fall back to an older one"
-        ) from None
+    except (UserError, OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = str(error).removeprefix(f"{path}: ").splitlines() or [type(error).__name__]
+        raise Damaged(f"{path}: damaged ({reason[0]})") from None
 
 
 class ReplayLog:
@@ -112,6 +176,8 @@ class ReplayLog:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.chunks: list[tuple[int, int]] = []
+        self.sums: dict[tuple[int, int], int] = {}
+        """CRC-32 of the chunks' files."""
 
     def extend(self, replay: Replay) -> list[list[int]]:
         """Write the rows that no chunk holds yet; returns the chunks, for the checkpoint to name."""
@@ -121,66 +187,61 @@ class ReplayLog:
         if replay.inserted > first:
             self.folder.mkdir(parents=True, exist_ok=True)
             rows = replay.read(first, replay.inserted).cpu().contiguous()
-            save_synced({"rows": rows}, self._path(first, replay.inserted))
+            chunk = (first, replay.inserted)
+            self.sums[chunk] = save_tensors({"rows": rows}, self._path(*chunk))
             sync(self.folder)
-            self.chunks.append((first, replay.inserted))
+            self.chunks.append(chunk)
         self.chunks = [chunk for chunk in self.chunks if chunk[1] > oldest]
         return [list(chunk) for chunk in self.chunks]
 
     def prune(self, oldest_row: int) -> None:
         """Delete chunk files of rows before `oldest_row`, which no kept checkpoint needs."""
-        for path in self.folder.glob("rows-*.safetensors"):
-            if int(path.stem.split("-")[2]) <= oldest_row:
+        for (_, last), path in self._files():
+            if last <= oldest_row:
                 path.unlink()
 
-    def restore(self, replay: Replay, chunks: list[list[int]]) -> None:
-        """Fill the ring from the chunks a checkpoint names; files of a later, lost moment are deleted."""
+    def checksums(self) -> list[int]:
+        """Of the chunks, in order: for a checkpoint to name."""
+        return [self.sums[chunk] for chunk in self.chunks]
+
+    def restore(self, replay: Replay, chunks: list[list[int]], sums: list[int] | None = None) -> None:
+        """Fill the ring from the chunks a checkpoint names; files of a later, lost moment are deleted.
+
+        `sums` are their checksums. Raises `Damaged`, before anything is deleted.
+        """
         self.chunks = [(first, last) for first, last in chunks]
-        known = {self._path(first, last) for first, last in self.chunks}
-        for path in set(self.folder.glob("rows-*.safetensors")) - known:
-            if int(path.stem.split("-")[1]) >= (self.chunks[-1][1] if self.chunks else 0):
-                path.unlink()
-        for first, last in self.chunks:
-            rows = self.read(first, last)
+        replay.write(0, replay.rows[:, :0])
+        self.sums = {}
+        for i, (first, last) in enumerate(self.chunks):
+            rows = self.read(first, last, None if sums is None else sums[i])
+            self.sums[first, last] = checksum(self._path(first, last)) if sums is None else sums[i]
+            shape = replay.rows.shape[0], last - first, replay.rows.shape[-1]
+            if tuple(rows.shape) != shape or rows.dtype != replay.rows.dtype:
+                raise Damaged(f"{self._path(first, last)}: holds {tuple(rows.shape)} numbers, not {shape}")
             keep = max(first, last - replay.capacity)  # a chunk may be longer than the ring
             replay.write(keep, rows[:, keep - first :].to(replay.rows.device))
+        end = self.chunks[-1][1] if self.chunks else 0
+        for chunk, path in self._files():
+            if chunk not in self.sums and chunk[0] >= end:
+                path.unlink()
 
-    def read(self, first: int, last: int) -> Tensor:
-        """The rows of one chunk, (S, last - first, width). Raises `UserError`."""
+    def read(self, first: int, last: int, expected: int | None = None) -> Tensor:
+        """The rows of one chunk, (S, last - first, width), held to a checksum if given. Raises `Damaged`."""
         path = self._path(first, last)
-        try:
+        with _undamaged(path):
+            require_file(path)
+            if expected is not None and checksum(path) != expected:
+                raise Damaged("a part of the replay memory: its bytes are not those that were written")
             return load_file(path)["rows"]
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: the replay memory of this checkpoint cannot be read ({error})") from None
+
+    def _files(self) -> list[tuple[tuple[int, int], Path]]:
+        """The chunks on the disk, with the rows that their names say."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        named = ((re.fullmatch(r"rows-(\d{12})-(\d{12})\.safetensors", path.name), path) for path in found)
+        return [((int(name.group(1)), int(name.group(2))), path) for name, path in named if name]
 
     def _path(self, first: int, last: int) -> Path:
         return self.folder / f"rows-{first:012d}-{last:012d}.safetensors"
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a small text file in one step."""
-    beside = path.with_name(f".{path.name}.writing")
-    write_synced(beside, text)
-    os.replace(beside, path)
-
-
-def save_synced(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file(tensors, path)
-    sync(path)
-
-
-def write_synced(path: Path, text: str) -> None:
-    path.write_text(text)
-    sync(path)
-
-
-def sync(path: Path) -> None:
-    """Have the file or folder on the disk before what follows."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _without_arrays(value: Any, arrays: dict[str, Tensor]) -> Any:

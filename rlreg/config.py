@@ -15,6 +15,7 @@ from omegaconf import MISSING, DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.errors import UserError, require, unknown
+from rlreg.files import explain_os_error
 from rlreg.old_names import renamed
 
 _HIDDEN = "_schema"  # how base configurations end, of no use by themselves
@@ -317,6 +318,8 @@ def explain(error: BaseException) -> str | None:
     """One line for an exception that a user's mistake caused; None for one that is ours."""
     if isinstance(error, UserError):
         return str(error)
+    if line := explain_os_error(error):
+        return line
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         kind, _, name = str(error.missing_cfg_file).partition("/")
         if name.startswith("published/") and name.count("/") >= 2:

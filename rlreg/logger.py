@@ -7,7 +7,8 @@ of its seeds. A quantity's tag holds the mean over the seeds; those of the dashb
 
 from __future__ import annotations
 
-import csv
+import sys
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,29 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG, PLUGIN_NAME
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from rlreg import dashboard
-from rlreg.checkpoint import write_atomic
 from rlreg.errors import UserError
+from rlreg.files import read_text, write_atomic
 from rlreg.task import Loop
 
 BAND = "~ band: one standard deviation over the seeds"
 """The group of the bands' edges, the last of the Time Series tab."""
 HPARAMS_METRICS = ("eval/mean_reward", "eval/score", "eval/solved")
 """What TensorBoard's HParams tab shows beside the settings, where a run has it."""
+
+
+def _leave_to_the_caller(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writing thread hands its error on to the next write or flush: no traceback of its own."""
+    if not isinstance(args.thread, _AsyncWriterThread):
+        threading.__excepthook__(args)
+
+
+threading.excepthook = _leave_to_the_caller
 
 
 class Logger:
@@ -143,27 +154,37 @@ class EvalTable:
     """`eval.csv`: one row a seed and evaluation, without clock times, so that equal runs give equal files."""
 
     def __init__(
-        self, path: Path, seeds: Sequence[int], columns: Collection[str], last_step: int | None = None
+        self,
+        path: Path,
+        seeds: Sequence[int],
+        columns: Collection[str],
+        last_step: int | None = None,
+        saved: list[list[str]] | None = None,
     ) -> None:
-        """Continue an existing file after `last_step`, or start a new one where that is None.
+        """Continue after `last_step`, or start a new file where that is None.
 
-        Raises `UserError` where an existing one is missing, or has other `columns` beside step and seed.
+        `saved` is what `saved()` gave at that step: a file that is damaged or missing is then written again, and a line
+        on stderr says so. Without it (checkpoints of earlier versions) the file itself is read. Raises `UserError`
+        where that cannot be, or has other `columns` beside step and seed.
         """
         self.path, self.seeds = path, tuple(seeds)
         self.rows: list[dict[str, str]] = []
-        if last_step is not None:
-            if not path.exists():
-                raise UserError(f"{path}: missing; its run cannot go on without, delete the folder to start anew")
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                there = set(reader.fieldnames or ())
-                if there != {"step", "seed", *columns}:
-                    differ = ", ".join(sorted(there ^ {"step", "seed", *columns}))
-                    raise UserError(
-                        f"{path}: written by another version of rlreg (columns that differ: {differ}); go on with that "
-                        "one, or delete the folder to start anew"
-                    )
-                self.rows = [row for row in reader if int(row["step"]) <= last_step]
+        if last_step is None:
+            return
+        rows = read_evaluations(path) if saved is None else [dict(zip(saved[0], row, strict=True)) for row in saved[1:]]
+        self.rows = [row for row in rows if int(row["step"]) <= last_step]
+        if len(self.rows) != len({row["step"] for row in self.rows}) * len(self.seeds):
+            raise UserError(f"{path}: evaluations are missing; its run cannot go on, delete the folder to start anew")
+        there = set(self.rows[0]) if self.rows else set()
+        if there != {"step", "seed", *columns}:
+            differ = ", ".join(sorted(there ^ {"step", "seed", *columns}))
+            raise UserError(
+                f"{path}: written by another version of rlreg (columns that differ: {differ}); go on with that "
+                "one, or delete the folder to start anew"
+            )
+        if saved is not None and (problem := self._differs()):
+            self._write()
+            print(f"warning: {problem}; written again from the checkpoint", file=sys.stderr, flush=True)
 
     def add(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Append a row a seed; values are (S,)."""
@@ -171,10 +192,52 @@ class EvalTable:
         for i, seed in enumerate(self.seeds):
             row = {"step": str(step), "seed": str(seed)}
             self.rows.append(row | {name: repr(column[i]) for name, column in columns.items()})
-        lines = [",".join(self.rows[0]), *(",".join(row.values()) for row in self.rows)]
-        write_atomic(self.path, "\n".join(lines) + "\n")
+        self._write()
 
     def column(self, name: str) -> Tensor:
         """(evaluations, S) of one column, float64."""
         values = [float(row[name]) for row in self.rows]
         return torch.tensor(values, dtype=torch.float64).view(-1, len(self.seeds))
+
+    def saved(self) -> list[list[str]]:
+        """All rows, for a checkpoint to hold: the first has the columns' names."""
+        return [list(self.rows[0]), *(list(row.values()) for row in self.rows)] if self.rows else []
+
+    def _text(self) -> str:
+        return evaluations_text(self.saved())
+
+    def _write(self) -> None:
+        write_atomic(self.path, self._text())
+
+    def _differs(self) -> str | None:
+        """What is wrong with the file; evaluations later than these are not: they come again."""
+        try:
+            return None if read_text(self.path).startswith(self._text()) else f"{self.path}: not as it was written"
+        except UserError as error:
+            return str(error)
+
+
+def evaluations_text(saved: Sequence[Sequence[str]]) -> str:
+    """An `eval.csv` of what `EvalTable.saved` gives."""
+    return "".join(",".join(row) + "\n" for row in saved)
+
+
+def read_evaluations(path: Path) -> list[dict[str, str]]:
+    """The rows of an `eval.csv`, by column. Raises `UserError`, naming the line, for a file that is not whole."""
+    rows, seen = [], set()
+    names, *lines = [line.split(",") for line in read_text(path).split("\n")]
+    if names[:2] != ["step", "seed"] or lines[-1:] != [[""]]:
+        raise UserError(f"{path}: {'its last line is cut off' if names[:2] == ['step', 'seed'] else 'no evaluations'}")
+    for number, fields in enumerate(lines[:-1], start=2):
+        row = dict(zip(names, fields, strict=False))
+        try:
+            key = int(row["step"]), int(row["seed"])
+            whole = len(fields) == len(names) and all(float(value) is not None for value in fields)
+        except (KeyError, ValueError):
+            key, whole = None, False
+        if not whole or key in seen:
+            problem = "is there twice" if whole else "is no evaluation"
+            raise UserError(f"{path}: line {number} {problem}: '{','.join(fields)[:60]}'")
+        seen.add(key)
+        rows.append(row)
+    return rows

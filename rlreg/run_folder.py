@@ -16,14 +16,19 @@ from typing import Any
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from rlreg.checkpoint import write_atomic
 from rlreg.errors import UserError
+from rlreg.files import read_text, write_atomic
 from rlreg.naming import differences, flat_settings, identity, latest, place
 from rlreg.old_names import with_new_names
 from rlreg.registry import checked
 
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
+
+
+OWN = ("config.yaml", "eval.csv", "transfer.csv", "summary.json", "tensorboard", "checkpoints", "replay", "sb3")
+"""What a run writes in its folder, beside hidden files."""
 
 
 class RunFolder:
@@ -41,8 +46,18 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether a run has come to its end here, of whatever length."""
-        return self.summary.exists()
+        """Whether a run has come to its end here, of whatever length, and its figures can be read."""
+        return self.problem_with_results() is None
+
+    def problem_with_results(self) -> str | None:
+        """What is wrong with `summary.json`; None for a complete run. '' where it is just not there yet."""
+        if not os.path.lexists(self.summary):
+            return ""
+        try:
+            self.results()
+        except UserError as error:
+            return str(error)
+        return None
 
     def complete_for(self, cfg: DictConfig) -> bool:
         """Whether the run has as many steps as a configuration asks for."""
@@ -103,22 +118,27 @@ class RunFolder:
         """What `config.yaml` says, to compare or to show, not to build from. Raises `UserError` without one."""
         if not self.config.exists():
             raise UserError(f"run_dir={self.path}: no run there (no config.yaml); give the folder of a run")
-        try:
-            return OmegaConf.create(with_new_names(OmegaConf.to_container(OmegaConf.load(self.config))))
-        except (OSError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{self.config}: cannot be read ({reason}); mend or delete it") from None
+        return parse_config(read_text(self.config), self.config)
 
     def results(self) -> dict[str, Any]:
-        """The final figures of a complete run."""
-        return with_new_names(json.loads(self.summary.read_text()))
+        """The final figures of a complete run. Raises `UserError` where they cannot be read."""
+        try:
+            found = json.loads(read_text(self.summary))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.summary}: cannot be read ({str(error).splitlines()[0]})") from None
+        lacks = [name for name in ("seeds", "steps", "final") if not isinstance(found, dict) or name not in found]
+        if lacks:
+            raise UserError(f"{self.summary}: no final figures of a run ('{lacks[0]}' is missing)")
+        return with_new_names(found)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make the folder and keep a second process out of it; the lock dies with its process."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "w")  # noqa: SIM115  held until the end of the block below
+            self._refuse_links()
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            file = open(os.open(self.path / ".lock", flags, 0o666), "r+b", buffering=0)  # noqa: SIM115  held below
         except OSError as error:
             reason = f"cannot be written ({error.strerror}); give a writable folder"
             raise UserError(f"run_dir={self.path}: {reason}") from None
@@ -129,9 +149,30 @@ class RunFolder:
                 raise UserError(f"run_dir={self.path}: another process is running in it") from None
             yield
 
+    def _refuse_links(self) -> None:
+        """Raise `UserError` for a link where a run writes: what it points to is not the run's to change."""
+        for folder in (self.path, self.tensorboard, self.checkpoints, self.replay, self.path / "sb3"):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path.is_symlink() and (folder != self.path or path.name in OWN or path.name.startswith(".")):
+                    raise UserError(f"{path}: a link, which a run does not write through; put the thing itself there")
+
     def finish(self, results: dict[str, Any]) -> None:
         """Mark the run complete with its final figures."""
         write_atomic(self.summary, json.dumps(results | {"provenance": provenance()}, indent=2) + "\n")
+
+
+def parse_config(text: str, origin: Path) -> DictConfig:
+    """A run's `config.yaml`. Raises `UserError` for what is none; `origin` is for errors."""
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise UserError(f"{origin}: cannot be read (a part that is named elsewhere, which no run writes)")
+        found = OmegaConf.create(text)
+        if not OmegaConf.is_dict(found) or not len(found):
+            raise UserError(f"{origin}: cannot be read (no settings)")
+        return OmegaConf.create(with_new_names(OmegaConf.to_container(found)))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{origin}: cannot be read ({reason}); mend or delete it") from None
 
 
 def provenance() -> dict[str, Any]:

@@ -25,9 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.build import build_task, locate
-from rlreg.checkpoint import write_atomic
 from rlreg.config import Config, TableConfig, explain, seed_list
 from rlreg.errors import UserError
+from rlreg.files import write_atomic
 from rlreg.launch import Job
 from rlreg.modes.train import check_data
 from rlreg.run_folder import RunFolder

@@ -1,12 +1,18 @@
 """Checkpoints survive interrupted writes, bad files and a wrapped ring."""
 
+import errno
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from rlreg.buffers import GOES_ON, UNKNOWN, Replay
-from rlreg.checkpoint import Checkpoints, ReplayLog, copy_into, flatten
+from rlreg.checkpoint import Checkpoints, Damaged, ReplayLog, copy_into, flatten
+from rlreg.config import explain
 from rlreg.errors import UserError
+from rlreg.files import write_atomic
+from rlreg.run_folder import RunFolder
 
 
 def test_round_trip_with_arrays_anywhere(tmp_path):
@@ -52,8 +58,91 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     checkpoints.save(1, {"x": torch.ones(100)}, {})
     path = tmp_path / "step-000000000001/state.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match="not a readable checkpoint"):
+    with pytest.raises(UserError, match=r"state.safetensors: damaged \(its bytes are not those that were written\)"):
         checkpoints.load()
+
+
+def flip(path, at=-1):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+@pytest.mark.parametrize("at", [5, 60, -3])
+def test_one_flipped_bit_is_found_and_the_older_checkpoint_used(tmp_path, capsys, file, at):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, {"x": torch.full((100,), float(step))}, {"n": 0.5, "rows": list(range(30))})
+    flip(tmp_path / "step-000000000002" / file, at)
+    with pytest.raises(Damaged):
+        checkpoints.load()
+    step, tensors, info = checkpoints.newest_whole()
+    assert step == 1 and tensors["x"][0] == 1 and info["n"] == 0.5
+    said = capsys.readouterr().err
+    assert f"step-000000000002/{file}: damaged (" in said and "going on from the checkpoint before it" in said
+    assert checkpoints.steps() == [1] and (tmp_path / "damaged-step-000000000002").is_dir()
+    flip(tmp_path / "step-000000000001" / file, at)
+    with pytest.raises(Damaged):
+        checkpoints.newest_whole()
+    assert checkpoints.steps() == [1]  # the last one stays where it is
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": torch.ones(3)}, {"n": np.arange(3)})
+    state = tmp_path / "step-000000000001/state.json"
+    state.write_text(json.dumps(json.loads(state.read_text())["info"]))
+    assert checkpoints.load()[2]["n"].tolist() == [0, 1, 2]
+
+
+def test_what_else_lies_among_checkpoints_is_nobodys(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": torch.ones(3)}, {})
+    for name in ("step-000000000001.bak", "step-2", "step-final", "step-000000000009x", ".writing-000000000003"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-000000000004").write_text("a file")
+    (tmp_path / "step-000000000005").symlink_to(tmp_path / "step-000000000001")
+    assert checkpoints.steps() == [1]
+    checkpoints.save(3, {"x": torch.ones(3)}, {})
+    checkpoints.save(4, {"x": torch.ones(3)}, {})
+    assert checkpoints.steps() == [3, 4]
+
+
+def test_nothing_half_written_is_left_where_the_disk_is_full(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": torch.ones(3)}, {})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rlreg.checkpoint.write_new", full)
+    with pytest.raises(OSError) as caught:
+        checkpoints.save(2, {"x": torch.ones(3)}, {})
+    assert "no room on the disk" in explain(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
+    monkeypatch.setattr("rlreg.files.write_new", full)
+    with pytest.raises(OSError):
+        write_atomic(tmp_path / "eval.csv", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
+
+
+def test_links_are_not_written_through(tmp_path):
+    target, run = tmp_path / "target", tmp_path / "run"
+    run.mkdir(), target.write_text("precious")
+    for name in (".lock", ".eval.csv.writing", "eval.csv"):
+        (run / name).symlink_to(target)
+    write_atomic(run / "eval.csv", "text")
+    assert target.read_text() == "precious" and (run / "eval.csv").read_text() == "text"
+    assert not (run / "eval.csv").is_symlink()
+    with pytest.raises(UserError, match=r"\.lock: a link, which a run does not write through"), RunFolder(run).locked():
+        pass
+    (run / ".lock").unlink(), (run / ".lock").hardlink_to(target)
+    with RunFolder(run).locked():
+        assert target.read_text() == "precious"
+    (run / "sb3").mkdir(), (run / "sb3" / ".writing-seed-0.zip").symlink_to(target)
+    with pytest.raises(UserError, match=r"writing-seed-0.zip: a link"), RunFolder(run).locked():
+        pass
 
 
 def test_tensors_of_another_agent_are_refused():
@@ -110,5 +199,15 @@ def test_a_missing_chunk_is_one_line(tmp_path):
     replay.add(torch.zeros(1, 2, 3), torch.zeros(1, 2, 1), torch.zeros(1, 2), torch.zeros(1, 2, 3), torch.zeros(1, 2))
     chunks = log.extend(replay)
     next(tmp_path.iterdir()).unlink()
-    with pytest.raises(UserError, match="replay memory of this checkpoint cannot be read"):
+    with pytest.raises(Damaged, match=r"rows-000000000000-000000000002.safetensors: damaged \(cannot be read"):
         ReplayLog(tmp_path).restore(Replay([0], 10, 3, 1), chunks)
+
+
+def test_a_flipped_bit_in_a_chunk_is_found(tmp_path):
+    replay, log = Replay([0, 1], 10, 3, 1), ReplayLog(tmp_path)
+    fill(replay, (0, 4))
+    chunks, sums = log.extend(replay), log.checksums()
+    ReplayLog(tmp_path).restore(Replay([0, 1], 10, 3, 1), chunks, sums)
+    flip(next(tmp_path.iterdir()), -2)
+    with pytest.raises(Damaged, match="a part of the replay memory: its bytes are not those that were written"):
+        ReplayLog(tmp_path).restore(Replay([0, 1], 10, 3, 1), chunks, sums)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.d4rl.recording import KEYS, OPTIONAL_KEYS, Recording, checked
-from rlreg.checkpoint import sync
 from rlreg.errors import UserError
+from rlreg.files import sync
 
 Rows = dict[str, NDArray]
 """N rows in time order by D4RL's keys, `infos/qpos` and `infos/qvel` perhaps among them: (N, ...) each."""

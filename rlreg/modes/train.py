@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from contextlib import closing
 from typing import Any
 
@@ -12,6 +13,8 @@ from rlreg.build import build_agent, build_task
 from rlreg.checkpoint import Checkpoints
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError
+from rlreg.files import write_atomic
+from rlreg.logger import evaluations_text, read_evaluations
 from rlreg.run_folder import RunFolder
 from rlreg.task import Loop, Task, require_loop
 from rlreg.training.offline import require_same_data
@@ -32,6 +35,7 @@ def run(cfg: DictConfig) -> None:
         with folder.locked():
             folder.open(cfg)
             print(where, flush=True)
+            mend_evaluations(folder)
             check_data(cfg, folder)
             _drop_replay(folder, settings)
             if len(folder.results()["diverged"]) == len(seeds):  # of a version that took such a run for complete
@@ -46,10 +50,24 @@ def run(cfg: DictConfig) -> None:
         folder.open(cfg, Checkpoints(folder.checkpoints).steps()[-1:])
         loop.task = task
         print(where, flush=True)
+        if problem := folder.problem_with_results():
+            print(f"warning: {problem}; written again at the run's end", file=sys.stderr, flush=True)
         results = loop.run()
         folder.finish(results)
         _drop_replay(folder, settings)
     _print(results)
+
+
+def mend_evaluations(folder: RunFolder) -> None:
+    """Write a complete run's `eval.csv` again where it is damaged. Raises `UserError` where no checkpoint holds it."""
+    try:
+        read_evaluations(folder.eval_csv)
+    except UserError as error:
+        found = Checkpoints(folder.checkpoints).newest_whole()
+        if found is None or not found[2].get("evaluations"):
+            raise
+        write_atomic(folder.eval_csv, evaluations_text(found[2]["evaluations"]))
+        print(f"warning: {error}; written again from the checkpoint", file=sys.stderr, flush=True)
 
 
 def check_data(cfg: DictConfig, folder: RunFolder) -> None:

@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from rlreg.agent import Agent, BatchAgent
 from rlreg.buffers import Batch
-from rlreg.checkpoint import Checkpoints, copy_into, flatten, save_synced
+from rlreg.checkpoint import Checkpoints, Damaged, copy_into, flatten
 from rlreg.compilation import prepare
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.evaluation import REPRESENTATION, evaluate, representation
+from rlreg.files import save_tensors
 from rlreg.logger import EvalTable, Logger
 from rlreg.naming import hparams_of
 from rlreg.purpose import Purpose
@@ -95,6 +96,7 @@ class Training(ABC):
         self.updates = 0
         self.seconds_before = 0.0  # of the parts of a resumed run before this one, up to the checkpoint
         self.metrics: dict[str, Tensor] = {}
+        self.saved_evaluations: list[list[str]] | None = None
         self.stopped: dict[int, str] = {}
         """Why a seed learns no more, by its value; what was said of it."""
 
@@ -118,7 +120,9 @@ class Training(ABC):
         self.closing.callback(self.logger.close)
         self.logger.hparams(hparams_of(self.folder.read_config()))
         last_step = self.step if resumed else None
-        self.eval_table = EvalTable(self.folder.eval_csv, self.agent.seeds, self.eval_tags, last_step)
+        self.eval_table = EvalTable(
+            self.folder.eval_csv, self.agent.seeds, self.eval_tags, last_step, self.saved_evaluations
+        )
         self.started, self.speed = time.perf_counter(), Speed(self.step)
         self._end_without_seeds()
         if resumed:
@@ -212,7 +216,7 @@ class Training(ABC):
         """Have seed number i learn no more, write what it held to a file and say so."""
         seed = self.agent.seeds[i]
         path = self.folder.path / f"diverged-seed-{seed}-step-{self.step}.safetensors"
-        save_synced({k: v[i].contiguous() for k, v in flatten(self.agent.state()).items() if v.dim()}, path)
+        save_tensors({k: v[i].contiguous() for k, v in flatten(self.agent.state()).items() if v.dim()}, path)
         self.agent.alive[i] = False
         self.stopped[seed] = reason
         warn(f"seed {seed}: {reason}; this seed learns no more, its state is in {path}, the others go on")
@@ -262,7 +266,13 @@ class Training(ABC):
     def _info(self) -> dict[str, Any]:
         """The rest of a checkpoint."""
         stopped = {str(seed): reason for seed, reason in self.stopped.items()}
-        return {"step": self.step, "updates": self.updates, "seconds": self._seconds(), "stopped": stopped}
+        return {
+            "step": self.step,
+            "updates": self.updates,
+            "seconds": self._seconds(),
+            "stopped": stopped,
+            "evaluations": self.eval_table.saved(),
+        }
 
     def save(self) -> None:
         """Write a checkpoint of this moment. There is no generator to save: random numbers are counted."""
@@ -271,14 +281,19 @@ class Training(ABC):
         self.checkpoints.save(self.step, flatten(self._tensors()), self._info())
 
     def restore(self) -> bool:
-        """Continue from the newest checkpoint; False where there is none."""
-        found = self.checkpoints.load()
-        if found is None:
-            return False
-        self.step, tensors, info = found
+        """Continue from the newest checkpoint that is whole; False where there is none at all."""
+        return bool(self.checkpoints.first_that(self._take_up))
+
+    def _take_up(self, step: int, tensors: dict[str, Tensor], info: dict[str, Any]) -> bool:
+        self.step = step
         copy_into(self._tensors(), self._as_today(tensors), str(self.folder.checkpoints))
-        self.updates, self.seconds_before = info["updates"], info.get("seconds", 0.0)
-        self._restore_info(info)
+        try:
+            self.updates, self.seconds_before = info["updates"], info.get("seconds", 0.0)
+            self.saved_evaluations = info.get("evaluations")
+            self._restore_info(info)
+        except (KeyError, TypeError, IndexError) as error:
+            raise Damaged(f"{self.folder.checkpoints}: the state of step {step} lacks something ({error})") from None
+        self.stopped = {}
         reasons = info.get("stopped", {})
         for seed, alive in zip(self.agent.seeds, self.agent.alive.tolist(), strict=True):
             if not alive:

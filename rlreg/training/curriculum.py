@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rlreg.agent import CurriculumAgent
-from rlreg.checkpoint import write_atomic
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
+from rlreg.files import write_atomic
 from rlreg.rng import Rng
 from rlreg.rollouts import LevelWorlds
 from rlreg.run_folder import RunFolder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
@@ -11,9 +12,8 @@ from torch import Tensor
 
 from rlreg.agent import BatchAgent
 from rlreg.buffers import Replay
-from rlreg.checkpoint import ReplayLog
+from rlreg.checkpoint import Damaged, ReplayLog
 from rlreg.config import Config, EvalConfig, TrainConfig
-from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 from rlreg.rng import Block, Rng
 from rlreg.run_folder import RunFolder
@@ -141,13 +141,18 @@ class OnlineTraining(BatchTraining):
             "env": self.env.state_dict(),
             "bad_steps": self.bad_steps.tolist(),
             "first_update": self.first_update,
-            "replay": {"inserted": self.replay.inserted, "chunks": self.replay_log.extend(self.replay)},
+            "replay": {
+                "inserted": self.replay.inserted,
+                "chunks": self.replay_log.extend(self.replay),
+                "checksums": self.replay_log.checksums(),
+            },
         }
 
     def save(self) -> None:
         super().save()
-        oldest_kept = self.checkpoints.info(self.checkpoints.steps()[0])
-        self.replay_log.prune(oldest_kept["replay"]["inserted"] - self.replay.capacity)
+        with suppress(Damaged):  # of an oldest one that cannot be read, nothing is known
+            oldest_kept = self.checkpoints.info(self.checkpoints.steps()[0])
+            self.replay_log.prune(oldest_kept["replay"]["inserted"] - self.replay.capacity)
 
     def _restore_info(self, info: dict[str, Any]) -> None:
         self.first_update = info.get("first_update", self.cfg.warmup_steps)
@@ -164,6 +169,9 @@ class OnlineTraining(BatchTraining):
                 flush=True,
             )
             return
-        self.replay_log.restore(self.replay, info["replay"]["chunks"])
-        if self.replay.inserted != info["replay"]["inserted"]:
-            raise UserError(f"{self.folder.replay}: {self.replay.inserted} rows, not {info['replay']['inserted']}")
+        if self.step >= self.cfg.total_steps:
+            return  # nothing is learnt any more, and the memory may be gone
+        replay = info["replay"]
+        self.replay_log.restore(self.replay, replay["chunks"], replay.get("checksums"))
+        if self.replay.inserted != replay["inserted"]:
+            raise Damaged(f"{self.folder.replay}: {self.replay.inserted} rows, not {replay['inserted']}")

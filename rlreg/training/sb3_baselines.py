@@ -17,10 +17,11 @@ from stable_baselines3.common.logger import Logger as SB3Logger
 from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
-from rlreg.checkpoint import Checkpoints, copy_into, flatten, write_atomic
+from rlreg.checkpoint import Checkpoints, copy_into, flatten
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.evaluation import evaluate
+from rlreg.files import write_atomic
 from rlreg.logger import Logger
 from rlreg.naming import hparams_of
 from rlreg.purpose import Purpose
