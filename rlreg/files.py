@@ -89,7 +89,7 @@ def explain_os_error(error: BaseException) -> str | None:
     number, name = None, None
     if isinstance(error, OSError):
         number, name = error.errno, error.filename
-    elif isinstance(error, SafetensorError) and (code := re.search(r"code: (\d+)", str(error))):
+    elif isinstance(error, SafetensorError) and (code := re.search(r"(?:code: |os error )(\d+)", str(error))):
         number = int(code.group(1))
     place = f"{os.fspath(name)}: " if isinstance(name, str | os.PathLike) else ""
     if number in NO_ROOM:

@@ -27,6 +27,8 @@ from rlreg.registry import checked
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
 
 
+DEEPEST = 20
+"""Levels of a configuration, one within another."""
 OWN = ("config.yaml", "eval.csv", "transfer.csv", "summary.json", "tensorboard", "checkpoints", "replay", "sb3")
 """What a run writes in its folder, beside hidden files."""
 
@@ -164,8 +166,11 @@ class RunFolder:
 def parse_config(text: str, origin: Path) -> DictConfig:
     """A run's `config.yaml`. Raises `UserError` for what is none; `origin` is for errors."""
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise UserError(f"{origin}: cannot be read (a part that is named elsewhere, which no run writes)")
+        depth = 0
+        for event in yaml.parse(text):  # before anything is built: some lines can stand for gigabytes
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+                raise UserError(f"{origin}: cannot be read (no settings that a run writes)")
         found = OmegaConf.create(text)
         if not OmegaConf.is_dict(found) or not len(found):
             raise UserError(f"{origin}: cannot be read (no settings)")

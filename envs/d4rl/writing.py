@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from envs.d4rl.recording import KEYS, OPTIONAL_KEYS, Recording, checked
 from rlreg.errors import UserError
-from rlreg.files import sync
+from rlreg.files import written_beside
 
 Rows = dict[str, NDArray]
 """N rows in time order by D4RL's keys, `infos/qpos` and `infos/qvel` perhaps among them: (N, ...) each."""
@@ -43,18 +43,19 @@ def write_hdf5(path: Path, rows: Rows, attributes: Mapping[str, Any]) -> Recordi
     """
     known = {key: value.astype(np.float32) for key, value in rows.items() if key in (*KEYS, *OPTIONAL_KEYS)}
     recording = checked(known, str(path))
-    beside = _beside(path)
     try:
-        with h5py.File(beside, "w") as file:
+        # In memory first: where the disk is full, HDF5 leaves its library in a state that ends in a crash.
+        with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
             for key, value in rows.items():
                 # Neighbouring bytes of floats differ, those of equal weight less so: shuffled they pack better.
                 file.create_dataset(key, data=value, compression="gzip", shuffle=True)
             for key, value in attributes.items():
                 file.attrs[key] = value
-        sync(beside)
-        os.replace(beside, path)
+            file.flush()
+            image = file.id.get_file_image()
+        with written_beside(path) as beside:
+            beside.write_bytes(image)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"out={path}: cannot be written ({' '.join(str(error).split())})") from None
     return recording
 

@@ -1,0 +1,268 @@
+"""Damaged run folders: each ends in one line, or in the run that an undamaged one would have been. Seeded, in process.
+
+Two runs are made once: one that is complete, one that was stopped half-way. A case is a copy of one of them with some
+damage, and the command given again. It may never end in a traceback, a hang or another result.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import open_dict
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import worlds  # noqa: F401  registers the environments
+from conftest import ROOT
+
+import agents
+import envs.registry
+from rlreg.config import explain, register_schemas
+from rlreg.runner import run
+from rlreg.training.base import Interrupted
+
+SETTINGS = [
+    "agent=ddpg",
+    "env=gym/Pendulum-v1",
+    "env.id=rlreg-test/Walk-v0",
+    "env.workers=0",
+    "train.total_steps=80",
+    "train.warmup_steps=20",
+    "train.checkpoint_every=20",
+    "train.log_every=40",
+    "train.keep_replay=true",
+    "train.keep_checkpoints=3",
+    "eval.every=20",
+    "eval.episodes=1",
+    "eval.samples=8",
+    "agent.hidden=[8]",
+    "agent.batch_size=8",
+    "compile=eager",
+]
+SECONDS = 20
+"""No case may take longer."""
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    register_schemas(), agents.register_schemas(), envs.registry.register_schemas()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose("config", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def originals(cfg, tmp_path_factory) -> dict[str, Path]:
+    """A complete run, and one that was interrupted at step 60 of 80."""
+    from rlreg.logger import EvalTable
+
+    folder = tmp_path_factory.mktemp("originals")
+    assert go_on(cfg, folder / "complete") == ""
+    add = EvalTable.add
+
+    def cut(self, step, values) -> None:
+        add(self, step, values)
+        if step == 80:
+            raise Interrupted("here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EvalTable, "add", cut)
+        with pytest.raises(Interrupted):
+            go_on(cfg, folder / "stopped")
+    return {name: folder / name for name in ("complete", "stopped")}
+
+
+def go_on(cfg, folder: Path, mode: str = "train") -> str:
+    """The run of `cfg` in `folder`: '' where it went well, else the one line that a user reads."""
+    with open_dict(cfg):
+        cfg.run_dir, cfg.mode = str(folder), mode
+    try:
+        run(cfg)
+    except Interrupted:
+        raise
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        assert "\n" not in line.strip(), line
+        return line
+    return ""
+
+
+# --------------------------------------------------------------- the damages
+
+
+def emptied(path: Path, rng: random.Random) -> None:
+    path.write_bytes(b"")
+
+
+def cut_off(path: Path, rng: random.Random) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: rng.randrange(1, len(data))])
+
+
+def a_bit_flipped(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def junk(path: Path, rng: random.Random) -> None:
+    path.write_bytes(rng.randbytes(200))
+
+
+def another_text(path: Path, rng: random.Random) -> None:
+    texts = ["hello\n", "{}", "[1, 2", "null", "step,seed\n", "[" * 100_000, "{" * 3000, "1" * 5000]
+    path.write_text(rng.choice(texts))
+
+
+def latin(path: Path, rng: random.Random) -> None:
+    data = path.read_bytes()
+    at = rng.randrange(len(data))
+    path.write_bytes(data[:at] + b"\xe9\xff" + data[at:])
+
+
+def a_line_twice(path: Path, rng: random.Random) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    at = rng.randrange(len(lines))
+    path.write_bytes(b"".join(lines[: at + 1] + lines[at:]))
+
+
+def a_line_gone(path: Path, rng: random.Random) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    del lines[rng.randrange(len(lines))]
+    path.write_bytes(b"".join(lines))
+
+
+def gone(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+def a_folder_instead(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "inside").write_text("something")
+
+
+def a_pipe_instead(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_dead_link_instead(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    path.symlink_to("/nowhere/at/all")
+
+
+def unreadable_numbers(path: Path, rng: random.Random) -> None:
+    text = path.read_bytes().replace(b"0", rng.choice([b"NaN", b"1e999", b"-1", b"x"]), rng.randrange(1, 4))
+    path.write_bytes(text)
+
+
+DAMAGES = (
+    *(emptied, cut_off, a_bit_flipped, junk, another_text, latin, a_line_twice, a_line_gone, gone, a_folder_instead),
+    *(a_pipe_instead, a_dead_link_instead, unreadable_numbers),
+)
+FILES = {
+    "config.yaml": "config.yaml",
+    "eval.csv": "eval.csv",
+    "summary.json": "summary.json",
+    "newest state.json": "checkpoints/step-*[0-9]/state.json",
+    "newest tensors": "checkpoints/step-*[0-9]/state.safetensors",
+    "newest chunk": "replay/rows-*.safetensors",
+}
+
+
+def put(name: str, text: str = "x") -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    return damage
+
+
+def in_place_of(name: str, kind: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.mkdir() if kind == "folder" else path.symlink_to(folder.parent) if kind == "link" else path.write_text("x")
+
+    return damage
+
+
+def folder_copied(to: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.copytree(sorted((folder / "checkpoints").iterdir())[-1], folder / "checkpoints" / to)
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    "a copy of a checkpoint": folder_copied("step-000000000060.bak"),
+    "a checkpoint by another name": folder_copied("step-final"),
+    "a checkpoint from nowhere": folder_copied("step-000000009999"),
+    "a half-written checkpoint": folder_copied(".writing-000000000080"),
+    "a file among checkpoints": put("checkpoints/step-000000000070"),
+    "an empty checkpoint": lambda folder: (folder / "checkpoints/step-000000000079").mkdir(),
+    "other files among chunks": put("replay/rows-old.safetensors"),
+    "a half-written evaluation": put(".eval.csv.writing"),
+    "a yaml bomb": put("config.yaml", BOMB),
+    "deep yaml": put("config.yaml", "[" * 5000),
+    **{
+        f"a {kind} in place of {name}": in_place_of(name, kind)
+        for name in ("checkpoints", "replay", "tensorboard", ".lock", ".eval.csv.writing")
+        for kind in ("file", "folder", "link")
+    },
+}
+CASES = [
+    *((name, damage.__name__, kind) for name in FILES for damage in DAMAGES for kind in ("complete", "stopped")),
+    *((name, "", kind) for name in LAYOUTS for kind in ("complete", "stopped")),
+]
+TRIED = random.Random(0).sample(CASES, 60)
+ALWAYS = [
+    ("newest state.json", "a_bit_flipped", "stopped"),
+    ("newest tensors", "a_bit_flipped", "stopped"),
+    ("newest chunk", "a_bit_flipped", "stopped"),
+    ("eval.csv", "cut_off", "stopped"),
+    ("eval.csv", "cut_off", "complete"),
+    ("summary.json", "emptied", "complete"),
+    ("a yaml bomb", "", "complete"),
+]
+
+
+IDS = ["-".join(case).replace(" ", "_") for case in (CHOSEN := list(dict.fromkeys([*ALWAYS, *TRIED])))]
+
+
+@pytest.mark.parametrize("case", CHOSEN, ids=IDS)
+def test_a_damaged_folder_is_one_line_or_the_same_run(case, cfg, originals, tmp_path, capsys) -> None:
+    name, damage, kind = case
+    folder = tmp_path / "run"
+    shutil.copytree(originals[kind], folder)
+    if name in LAYOUTS:
+        LAYOUTS[name](folder)
+    else:
+        found = sorted(folder.glob(FILES[name]))
+        if not found:
+            pytest.skip("a run that was stopped has no summary.json")
+        next(d for d in DAMAGES if d.__name__ == damage)(found[-1], random.Random(str(case)))
+    began = time.monotonic()
+    line = go_on(cfg, folder)
+    out = capsys.readouterr()
+    assert "Traceback" not in out.err and time.monotonic() - began < SECONDS
+    if line:
+        assert str(folder) in line or "run_dir" in line, line  # says where
+        print(case, "->", line)
+        return
+    whole = originals["complete"]
+    assert (folder / "eval.csv").read_bytes() == (whole / "eval.csv").read_bytes()
+    assert go_on(cfg, folder) == "" and "complete" in capsys.readouterr().out  # and so it stays
