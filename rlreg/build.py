@@ -70,7 +70,8 @@ def load_agent(
         if found is None:
             raise UserError(f"run_dir={folder.path}: checkpoint=best is kept by runs with train.keep_best=true only")
     else:
-        found = Checkpoints(folder.checkpoints).load(None if step == "last" else step)
+        checkpoints = Checkpoints(folder.checkpoints)
+        found = checkpoints.newest_whole() if step in (None, "last") else checkpoints.load(step)
     if found is None:
         raise UserError(f"run_dir={folder.path}: no checkpoint yet")
     step, tensors, _ = found

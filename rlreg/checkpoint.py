@@ -114,12 +114,14 @@ class Checkpoints:
 
     def newest_whole(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """As `load`, of the newest that is whole; of a damaged one that is passed over, a line on stderr tells."""
-        return self.first_that(lambda *checkpoint: checkpoint)
+        return self.first_that(lambda *checkpoint: checkpoint, set_aside=False)
 
-    def first_that(self, use: Callable[[int, dict[str, Tensor], dict[str, Any]], Any]) -> Any:
+    def first_that(
+        self, use: Callable[[int, dict[str, Tensor], dict[str, Any]], Any], set_aside: bool = True
+    ) -> Any:
         """`use(step, tensors, info)` of the newest checkpoint for which this raises no `Damaged`; None without any.
 
-        Those passed over are set aside, as `damaged-step-<n>`, and told of. Raises `Damaged` where none is whole.
+        Those passed over are told of, and set aside as `damaged-step-<n>`. Raises `Damaged` where none is whole.
         """
         passed: list[int] = []
         for step in reversed(self.steps()):
@@ -128,8 +130,8 @@ class Checkpoints:
             except Damaged as error:
                 if step == self.steps()[0]:
                     raise
-                print(f"warning: {error}; going on from the checkpoint before it", file=sys.stderr, flush=True)
-                passed.append(step)
+                print(f"warning: {error}; the checkpoint before it is used", file=sys.stderr, flush=True)
+                passed += [step] * set_aside
                 continue
             for old in passed:
                 aside = self._path(old).with_name(f"damaged-step-{old:012d}")

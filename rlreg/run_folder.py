@@ -107,7 +107,7 @@ class RunFolder:
     def adopt(self, cfg: DictConfig) -> None:
         """Let `env.backend=auto` be what the run in the folder has: of an earlier version's, what it had then."""
         if self.config.exists() and cfg.env.get("backend") == "auto":
-            cfg.env.backend = self.read_config().env.get("backend", "auto")
+            cfg.env.backend = OmegaConf.select(self.read_config(), "env.backend", default="auto")
 
     def load_config(self, trust: bool = False) -> DictConfig:
         """The configuration of the run in this folder, to build from: what it names is only what the package knows.

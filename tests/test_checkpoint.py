@@ -80,7 +80,9 @@ def test_one_flipped_bit_is_found_and_the_older_checkpoint_used(tmp_path, capsys
     step, tensors, info = checkpoints.newest_whole()
     assert step == 1 and tensors["x"][0] == 1 and info["n"] == 0.5
     said = capsys.readouterr().err
-    assert f"step-000000000002/{file}: damaged (" in said and "going on from the checkpoint before it" in said
+    assert f"step-000000000002/{file}: damaged (" in said and "the checkpoint before it is used" in said
+    assert checkpoints.steps() == [1, 2]  # whoever only reads changes nothing
+    assert checkpoints.first_that(lambda step, *_: step) == 1
     assert checkpoints.steps() == [1] and (tmp_path / "damaged-step-000000000002").is_dir()
     flip(tmp_path / "step-000000000001" / file, at)
     with pytest.raises(Damaged):

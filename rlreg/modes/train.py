@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from rlreg.build import build_agent, build_task
-from rlreg.checkpoint import Checkpoints
+from rlreg.checkpoint import Checkpoints, Damaged
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError
-from rlreg.files import write_atomic
+from rlreg.files import read_text, write_atomic
 from rlreg.logger import evaluations_text, read_evaluations
 from rlreg.run_folder import RunFolder
 from rlreg.task import Loop, Task, require_loop
@@ -59,15 +59,25 @@ def run(cfg: DictConfig) -> None:
 
 
 def mend_evaluations(folder: RunFolder) -> None:
-    """Write a complete run's `eval.csv` again where it is damaged. Raises `UserError` where no checkpoint holds it."""
+    """Write a complete run's `eval.csv` again where it is not what its last checkpoint holds, and say so.
+
+    Raises `UserError` where it is damaged, and there is no such checkpoint.
+    """
+    checkpoints, held = Checkpoints(folder.checkpoints), None
+    with suppress(Damaged):
+        held = next((checkpoints.info(step).get("evaluations") for step in checkpoints.steps()[-1:]), None)
+    problem = None
     try:
         read_evaluations(folder.eval_csv)
+        if held and read_text(folder.eval_csv) != evaluations_text(held):
+            problem = f"{folder.eval_csv}: not as it was written"
     except UserError as error:
-        found = Checkpoints(folder.checkpoints).newest_whole()
-        if found is None or not found[2].get("evaluations"):
+        if not held:
             raise
-        write_atomic(folder.eval_csv, evaluations_text(found[2]["evaluations"]))
-        print(f"warning: {error}; written again from the checkpoint", file=sys.stderr, flush=True)
+        problem = str(error)
+    if problem:
+        write_atomic(folder.eval_csv, evaluations_text(held))
+        print(f"warning: {problem}; written again from the checkpoint", file=sys.stderr, flush=True)
 
 
 def check_data(cfg: DictConfig, folder: RunFolder) -> None:
