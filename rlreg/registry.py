@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ KEPT = (*CONSTRUCTED, "train", "eval", "seeds", "device", "compile")
 """What is taken of a run's configuration: all that says what the run computes."""
 
 
+@cache
 def register() -> None:
-    """Make every schema known to Hydra: rlreg's own, the agents' and the environments'."""
+    """Make every schema known to Hydra, once: rlreg's own, the agents' and the environments'."""
     register_schemas()
     for package in PACKAGES:
         importlib.import_module(package).register_schemas()
