@@ -138,7 +138,7 @@ class RunFolder:
         """Make the folder and keep a second process out of it; the lock dies with its process."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_links()
+            self.refuse_links()
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             file = open(os.open(self.path / ".lock", flags, 0o666), "r+b", buffering=0)  # noqa: SIM115  held below
         except OSError as error:
@@ -151,7 +151,7 @@ class RunFolder:
                 raise UserError(f"run_dir={self.path}: another process is running in it") from None
             yield
 
-    def _refuse_links(self) -> None:
+    def refuse_links(self) -> None:
         """Raise `UserError` for a link where a run writes: what it points to is not the run's to change."""
         for folder in (self.path, self.tensorboard, self.checkpoints, self.replay, self.path / "sb3"):
             for path in folder.iterdir() if folder.is_dir() else ():

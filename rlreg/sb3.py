@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from rlreg.agent import Policy
 from rlreg.build import build_task, check_device, load_agent
 from rlreg.config import TrainConfig, seed_list
 from rlreg.errors import UserError
+from rlreg.files import written_beside
 from rlreg.run_folder import RunFolder
 
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
@@ -78,11 +78,11 @@ def export_zip(run_dir: str | Path, seed: int, checkpoint: int | None = None, tr
     """
     model = load(run_dir, seed, checkpoint, trust=trust)
     path = Path(run_dir) / "sb3" / f"seed-{seed}.zip"
-    beside = path.with_name(f".writing-{path.name}")
     try:
+        RunFolder(Path(run_dir)).refuse_links()
         path.parent.mkdir(exist_ok=True)
-        model.save(beside)
-        os.replace(beside, path)
+        with written_beside(path) as beside, beside.open("xb") as file:
+            model.save(file)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give a writable run folder") from None
     finally:

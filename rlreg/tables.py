@@ -29,6 +29,7 @@ from rlreg.config import Config, TableConfig, explain, seed_list
 from rlreg.errors import UserError
 from rlreg.files import write_atomic
 from rlreg.launch import Job
+from rlreg.logger import read_evaluations
 from rlreg.modes.train import check_data
 from rlreg.run_folder import RunFolder
 from rlreg.stats import Interval, iqm_interval, mean_interval, task_mean_interval
@@ -120,8 +121,8 @@ class Cell:
         """
         rows: list[dict[str, str]] = []
         if self.folder.eval_csv.exists():
-            with self.folder.eval_csv.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.cfg.train.total_steps]
+            found = read_evaluations(self.folder.eval_csv)
+            rows = [row for row in found if int(row["step"]) <= self.cfg.train.total_steps]
         steps = sorted({int(row["step"]) for row in rows})
         seeds = seed_list(self.cfg.seeds)
         values = np.full((len(steps), len(seeds)), np.nan)

@@ -19,8 +19,8 @@ def test_an_old_configuration_is_read_by_today_s_names_and_keeps_its_folder(tmp_
 
 
 def test_old_figures_are_found_by_today_s_names(tmp_path):
-    (tmp_path / "summary.json").write_text('{"seeds": [0, 7], "frozen": [7]}')
-    assert RunFolder(tmp_path).results() == {"seeds": [0, 7], "diverged": [7]}
+    (tmp_path / "summary.json").write_text('{"seeds": [0, 7], "frozen": [7], "steps": 9, "final": {}}')
+    assert RunFolder(tmp_path).results() == {"seeds": [0, 7], "diverged": [7], "steps": 9, "final": {}}
 
 
 def test_an_old_key_is_told_its_new_name():

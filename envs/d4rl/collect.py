@@ -18,7 +18,6 @@ expert: hence the highest return.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -44,6 +43,7 @@ from rlreg.build import build_task, load_agent
 from rlreg.checkpoint import Checkpoints, ReplayLog
 from rlreg.config import CollectConfig, Config, seed_list
 from rlreg.errors import UserError, unknown
+from rlreg.logger import read_evaluations
 from rlreg.modes import train
 from rlreg.purpose import Purpose
 from rlreg.rng import Block, Rng
@@ -197,8 +197,7 @@ class ReturnCurve:
         self.kept = Checkpoints(folder.checkpoints).steps()
         rows = []
         if folder.eval_csv.exists():
-            with folder.eval_csv.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["seed"]) == seed]
+            rows = [row for row in read_evaluations(folder.eval_csv) if int(row["seed"]) == seed]
         course = {int(row["step"]): float(row["return"]) for row in rows}
         self.untrained = course.pop(0, math.nan)
         self.returns = course
