@@ -217,9 +217,9 @@ class ReplayLog:
         for i, (first, last) in enumerate(self.chunks):
             rows = self.read(first, last, None if sums is None else sums[i])
             self.sums[first, last] = checksum(self._path(first, last)) if sums is None else sums[i]
-            shape = replay.rows.shape[0], last - first, replay.rows.shape[-1]
-            if tuple(rows.shape) != shape or rows.dtype != replay.rows.dtype:
-                raise Damaged(f"{self._path(first, last)}: holds {tuple(rows.shape)} numbers, not {shape}")
+            shape = replay.rows.shape[0], last - first
+            if rows.dim() != 3 or tuple(rows.shape[:2]) != shape or rows.dtype != replay.rows.dtype:
+                raise Damaged(f"{self._path(first, last)}: holds {tuple(rows.shape)} numbers, not {shape} rows")
             keep = max(first, last - replay.capacity)  # a chunk may be longer than the ring
             replay.write(keep, rows[:, keep - first :].to(replay.rows.device))
         end = self.chunks[-1][1] if self.chunks else 0
