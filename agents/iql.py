@@ -10,6 +10,7 @@ Shapes: S seeds, N worlds, E critics, B batch, O and A observation and action si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ from rlreg.rng import Rng
 from rlreg.training.offline import OfflineTraining
 
 LOG_STD_RANGE = (-5.0, 2.0)
+INITIALIZATIONS = ("orthogonal", "pytorch")
 WEIGHT_LIMIT = 100.0
 """No transition counts more than this in the policy's loss."""
 
@@ -67,6 +69,9 @@ class IQLConfig(AgentConfig):
     batch_size: int = 256
     normalize_obs: bool = False
     """Whether training fits `normalizer` to the data's states; the authors do not."""
+    initialization: str = "orthogonal"
+    """orthogonal: weights sqrt(2) times an orthogonal matrix in every layer, the last ones too, and biases of 0, as in
+    the authors' code; pytorch: PyTorch's default for linear layers."""
     normalize_rewards: bool = True
     """Whether training multiplies rewards by 1000 / (best - worst return of the data's episodes), for which temperature
     and weight limit are meant. The authors do it in Gym-MuJoCo only; for Adroit give false."""
@@ -78,6 +83,7 @@ class IQLConfig(AgentConfig):
         checks.not_negative(self, "agent", "temperature")
         checks.positive(self, "agent", "learning_rate")
         checks.within(self, "agent", "tau", interval="(0, 1]")
+        checks.one_of(self, "agent", "initialization", *INITIALIZATIONS)
 
 
 class IQL(BatchAgent):
@@ -104,13 +110,13 @@ class IQL(BatchAgent):
         self.value = StateValue(obs_dim, config.hidden, self.normalizer)
 
         # pi(a | s) = N(tanh(MLP(s)), diag std^2), std the same in all states and 1 at first
-        self.actor_params = self.actor.init(rng)
+        self.actor_params = self._init(self.actor, rng, "actor")
         self.actor_params["log_std"] = torch.zeros(len(seeds), 1, action_dim, device=device)
-        self.critic_params = self.critic.init(rng)
+        self.critic_params = self._init(self.critic, rng, "critic")
         self.critic_target = {name: p.clone() for name, p in self.critic_params.items()}
         extra, self.constants = regularizer.init(self.critic_params, rng)
         self.critic_params |= extra
-        self.value_params = self.value.init(rng)
+        self.value_params = self._init(self.value, rng, "value")
         self.actor_learning_rate = torch.tensor(config.learning_rate, device=device)
         self.actor_optimizer = Adam(self.actor_params, self.actor_learning_rate)
         self.critic_optimizer = Adam(self.critic_params, config.learning_rate)
@@ -123,6 +129,11 @@ class IQL(BatchAgent):
         if self.config.normalize_obs:
             self.normalizer.fit(data.obs)
         self.fit_rewards(data.returns)
+
+    def _init(self, network: Actor | Critic | StateValue, rng: Rng, name: str) -> Params:
+        if self.config.initialization == "pytorch":
+            return network.init(rng, name)
+        return network.mlp.orthogonal_init(rng, name, [math.sqrt(2.0)] * network.mlp.depth)
 
     def fit_rewards(self, returns: NDArray) -> None:
         """Scale rewards by the data's returns (E,), if configured. Raises `UserError` where these are all equal."""

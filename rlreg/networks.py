@@ -59,6 +59,19 @@ def uniform_init(rng: Rng, stream: str, fan_in: int, shape: Sequence[int]) -> Te
     return (2.0 * rng.uniform(stream, 0, shape) - 1.0) / math.sqrt(fan_in)
 
 
+def orthogonal_init(
+    rng: Rng, stream: str, fan_in: int, fan_out: int, gain: float = 1.0, lead: Sequence[int] = ()
+) -> Tensor:
+    """`gain` times random (S, *lead, fan_in, fan_out) matrices whose rows or columns, the fewer, are orthonormal.
+
+    Uniform over all of those, by the QR decomposition of a normal matrix (Saxe et al. 2014).
+    """
+    tall = max(fan_in, fan_out), min(fan_in, fan_out)
+    q, r = torch.linalg.qr(rng.normal(stream, 0, (*lead, *tall)))
+    q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
+    return gain * (q if fan_in >= fan_out else q.mT).contiguous()
+
+
 class MLP:
     """Linear layers with ReLU between. `features` are the last hidden layer's, after its ReLU."""
 
@@ -88,6 +101,15 @@ class MLP:
             for part, shape, extra in (("weight", (fan_in, fan_out), rows), ("bias", (1, fan_out), 0)):
                 drawn = uniform_init(rng, f"init/{name}/{layer}.{part}", fan_in, (*self.lead, *shape))
                 params[f"{layer}.{part}"] = F.pad(drawn, (0, columns, 0, extra))
+        return params
+
+    def orthogonal_init(self, rng: Rng, name: str, gains: Sequence[float]) -> Params:
+        """Orthogonal weights times a gain each layer, and biases of zero."""
+        params = {}
+        for layer, (fan_in, fan_out, gain) in enumerate(zip(self.sizes[:-1], self.sizes[1:], gains, strict=True)):
+            weight = orthogonal_init(rng, f"init/{name}/{layer}", fan_in, fan_out, gain, self.lead)
+            params[f"{layer}.weight"] = weight
+            params[f"{layer}.bias"] = torch.zeros_like(weight[..., :1, :])
         return params
 
     def features(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ BACKENDS = {"envs.dmc.make": "dm_control", "envs.gym.make": "gymnasium", "envs.d
 ADDED = {"env.backend": "auto", "env.spread": False, "env.deterministic": False}
 ADDED |= {"env.nconmax": None, "env.njmax": None, "agent.running_normalization": False}
 ADDED |= {"train.updates_per_iteration": None, "train.n_step": 1, "train.least_noise": 1.0}
-ADDED |= {"env.clip_actions": False}
+ADDED |= {"env.clip_actions": False, "agent.initialization": "pytorch"}
 """Settings that came later, and the values that leave a run's fingerprint as it was before them."""
 
 
@@ -35,8 +35,11 @@ def with_new_names(settings: Any) -> Any:
         KEYS.get(key, key): TARGETS.get(value, value) if key == "_target_" else with_new_names(value)
         for key, value in settings.items()
     }
-    if (target := settings.get("_target_")) in BACKENDS:
+    target = settings.get("_target_")
+    if target in BACKENDS:
         named.setdefault("backend", BACKENDS[target])
+    if target == "agents.iql.IQL":
+        named.setdefault("initialization", "pytorch")  # before there was a choice
     return named
 
 

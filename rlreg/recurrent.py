@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlreg.networks import MLP, Params, linear, named, part, uniform_init
+from rlreg.networks import MLP, Params, linear, named, orthogonal_init, part, uniform_init
 from rlreg.rng import Rng
 
 
@@ -188,8 +188,8 @@ class RecurrentActorCritic:
             "direction.bias": uniform_init(rng, "init/direction.bias", self.DIRECTIONS, (1, self.direction_dim)),
         }
         params |= named("lstm", self.lstm.init(rng, "init/lstm"))
-        params |= named("policy", _orthogonal_head(self.policy_head, rng, "init/policy", (math.sqrt(2.0), 0.01)))
-        return params | named("value", _orthogonal_head(self.value_head, rng, "init/value", (math.sqrt(2.0), 1.0)))
+        params |= named("policy", self.policy_head.orthogonal_init(rng, "policy", (math.sqrt(2.0), 0.01)))
+        return params | named("value", self.value_head.orthogonal_init(rng, "value", (math.sqrt(2.0), 1.0)))
 
     def initial_state(self, num_seeds: int, num_envs: int, device: torch.device | str = "cpu") -> LSTMState:
         return self.lstm.initial_state(num_seeds, num_envs, device)
@@ -223,25 +223,3 @@ class RecurrentActorCritic:
     def value_weight(self, params: Mapping[str, Tensor]) -> Tensor:
         """w of V = phi^T w + b: (S, 1, head_dim)."""
         return params["value.1.weight"].squeeze(-1)
-
-
-def orthogonal_init(rng: Rng, stream: str, fan_in: int, fan_out: int, gain: float = 1.0) -> Tensor:
-    """`gain` times a random (S, fan_in, fan_out) matrix whose rows or columns, the fewer, are orthonormal.
-
-    Uniform over all of those, by the QR decomposition of a normal matrix (Saxe et al. 2014).
-    """
-    tall = max(fan_in, fan_out), min(fan_in, fan_out)
-    q, r = torch.linalg.qr(rng.normal(stream, 0, tall))
-    q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
-    return gain * (q if fan_in >= fan_out else q.mT).contiguous()
-
-
-def _orthogonal_head(head: MLP, rng: Rng, stream: str, gains: tuple[float, ...]) -> Params:
-    params: Params = {}
-    for layer, (fan_in, fan_out, gain) in enumerate(zip(head.sizes, head.sizes[1:], gains, strict=False)):
-        weight = orthogonal_init(rng, f"{stream}/{layer}", fan_in, fan_out, gain)
-        bias = torch.zeros(len(weight), 1, fan_out, device=weight.device)
-        lead = (len(weight), *head.lead)
-        params[f"{layer}.weight"] = weight.view(*lead, fan_in, fan_out)
-        params[f"{layer}.bias"] = bias.view(*lead, 1, fan_out)
-    return params

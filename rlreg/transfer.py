@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlreg.networks import Params, linear
+from rlreg.networks import Params, linear, orthogonal_init
 from rlreg.optim import Adam, clip_by_norm, gradients
-from rlreg.recurrent import orthogonal_init
 from rlreg.rng import Rng
 from rlreg.rollouts import DIRECTIONS, LevelWorlds, play
 

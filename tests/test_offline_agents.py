@@ -426,6 +426,32 @@ def test_iql_losses_by_hand(monkeypatch):
     torch.testing.assert_close(grads["mean"][..., 0], -numbers(1.0, 100.0) * 0.25 / 2)
 
 
+def test_iql_begins_as_its_authors_do():
+    """Every layer of every network of every seed: sqrt(2) times an orthogonal matrix, no bias; or as PyTorch does."""
+    made = IQL(IQLConfig(hidden=[24, 16]), Regularizer(), 5, 3, [4, 9])
+    for params, lead in ((made.actor_params, ()), (made.critic_params, (2,)), (made.value_params, ())):
+        weights = {name: p for name, p in params.items() if name.endswith(".weight")}
+        assert len(weights) == 3
+        for name, weight in weights.items():
+            assert weight.shape[:-2] == (2, *lead) and not params[name.replace("weight", "bias")].any()
+            fewer = weight if weight.shape[-2] <= weight.shape[-1] else weight.mT
+            eye = torch.eye(fewer.shape[-2]).expand(*weight.shape[:-2], -1, -1)
+            torch.testing.assert_close(fewer @ fewer.mT, 2 * eye, atol=1e-5, rtol=1e-5)
+            flat = weight.flatten(0, -3)
+            assert all(not torch.equal(flat[0], other) for other in flat[1:])  # each network's its own
+    assert not made.actor_params["log_std"].any()
+    assert all(torch.equal(p, made.critic_target[name]) for name, p in made.critic_params.items())
+    alone = IQL(IQLConfig(hidden=[24, 16]), Regularizer(), 5, 3, [9])
+    for together, own in ((made.critic_params, alone.critic_params), (made.value_params, alone.value_params)):
+        assert all(torch.equal(together[name][1], p[0]) for name, p in own.items())
+
+    other = IQL(IQLConfig(hidden=[24, 16], initialization="pytorch"), Regularizer(), 5, 3, [4, 9])
+    bound = 1 / 24**0.5
+    assert other.value_params["1.bias"].any() and other.value_params["1.weight"].abs().max() <= bound
+    with pytest.raises(UserError, match=r"agent.initialization=xavier is not valid; give orthogonal or pytorch"):
+        IQLConfig(initialization="xavier")
+
+
 def test_iql_bootstraps_from_v_and_never_values_another_action():
     """The critic's target is r + gamma (1 - d) V(s') with the V from after its own step."""
     agent, batch = make("iql"), batch_of()

@@ -55,3 +55,12 @@ def test_kept_results_lie_in_the_folders_that_their_settings_name():
         assert RunFolder.of(cfg).path.parts[-len(Path(cfg.env.name).parts) - 2 :] == (
             *Path(cfg.env.name).parts, folder.parent.name, folder.name,
         )  # fmt: skip
+
+
+def test_an_old_run_of_iql_began_as_pytorch_does_and_keeps_its_folder():
+    old = {"_target_": "agents.iql.IQL", "tau": 0.005}
+    new = with_new_names({"agent": old})
+    assert new == {"agent": old | {"initialization": "pytorch"}}
+    assert with_old_names(flat_settings(new)) == flat_settings({"agent": old})
+    new["agent"]["initialization"] = "orthogonal"
+    assert with_old_names(flat_settings(new)) != flat_settings({"agent": old})

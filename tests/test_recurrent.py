@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlreg.recurrent import LSTM, LSTMState, RecurrentActorCritic, orthogonal_init
+from rlreg.networks import orthogonal_init
+from rlreg.recurrent import LSTM, LSTMState, RecurrentActorCritic
 from rlreg.rng import Rng
 
 T, N, INPUTS, HIDDEN = 21, 5, 7, 6  # more steps than the backward pass prepares at once, and no multiple
