@@ -124,11 +124,16 @@ BATCH_FROM = 8
 ones are as fast as Gymnasium's from 4 (Walker2d) to 20 (InvertedPendulum) on; HalfCheetah's, which are not, from 2."""
 
 
+PGS = "Humanoid"
+"""Of this name are the tasks whose models ask for the solver PGS, which mujoco_warp does not have."""
+
+
 def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto") -> str:
     """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
     from envs.mujoco_gym.settings import IDS  # here: worker processes, which import this module, load no torch
 
-    return choose(backend, REFERENCE, id in IDS, num_envs, device, batch_from=BATCH_FROM)
+    chosen = choose(backend, REFERENCE, id in IDS, num_envs, device, batch_from=BATCH_FROM)
+    return "mujoco" if backend == "auto" and chosen == "warp" and id.startswith(PGS) else chosen
 
 
 def make(
