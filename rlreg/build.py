@@ -94,7 +94,7 @@ def check_device(device: str) -> None:
     if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     if kind == "cuda":
-        torch.cuda.set_device(device)  # streams and graphs are made on the current device
+        torch.cuda.set_device(torch.device(device).index or 0)  # streams and graphs are made on the current device
 
 
 def _settings(node: DictConfig) -> dict[str, Any]:

@@ -85,7 +85,8 @@ class _Compiled:
         except (torch._dynamo.exc.TorchDynamoException, OSError) as error:  # OSError: its cache is not writable
             if self._function is self._eager:
                 raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = lines[0] if not lines[0].endswith(":") else f"{lines[0]} {lines[-1]}"  # a worker's traceback
             if self._eager is None:
                 raise UserError(f"compile=compile: torch.compile failed ({reason}); give compile=auto") from error
             warnings.warn(f"updates run eagerly, since torch.compile failed: {reason}", stacklevel=2)

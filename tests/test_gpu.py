@@ -1,5 +1,6 @@
 """What only a GPU shows (`pytest -m gpu`): captured updates equal eager ones, and no update waits for the host."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +29,8 @@ def offline(kind, device):
     obs, next_obs = (rng.normal(name, 0, (500, OBS))[0] for name in ("obs", "next"))
     action, reward = torch.tanh(rng.normal("action", 0, (500, ACT))[0]), rng.normal("reward", 0, (500,))[0]
     terminated = (rng.uniform("end", 0, (500,))[0] < 0.1).float()
-    data = DatasetBuffer(SEEDS, Batch(*(x.numpy() for x in (obs, action, reward, next_obs, terminated))), device)
+    columns = Batch(*(x.numpy() for x in (obs, action, reward, next_obs, terminated)))
+    data = DatasetBuffer(SEEDS, columns, device, returns=np.array([-3.0, 7.0]))
     agent.fit(data)
     return agent, lambda number, variant: agent.update(data.sample("replay", number, 64), number, *variant)
 

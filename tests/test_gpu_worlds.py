@@ -168,7 +168,8 @@ def test_the_whole_loop_never_waits(captured: bool, tmp_path) -> None:
     """Acting, stepping, storing, sampling and updating."""
     env, evaluation = make("cheetah-run", 16), make("cheetah-run", 2)
     agent = TD3(TD3Config(hidden=[32, 32], batch_size=64), BEER(), env.obs_dim, env.action_dim, SEEDS, "cuda")
-    train = TrainConfig(total_steps=8000, warmup_steps=64, num_envs=16, buffer_capacity=160)
+    every = {"log_every": 1600, "checkpoint_every": 8000}
+    train = TrainConfig(total_steps=8000, warmup_steps=64, num_envs=16, buffer_capacity=160, **every)
     training = OnlineTraining(
         agent, lambda n, _: env if n == 16 else evaluation, train, EvalConfig(episodes=2), RunFolder(tmp_path), "eager"
     )

@@ -123,7 +123,8 @@ class MujocoWarp(Physics):
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(f"env.backend=warp cannot simulate this task ({reason}); give env.backend=mujoco") from None
         m.opt.warn_overflow = 0  # told by `check`
-        m.opt.deterministic = deterministic
+        # A bit mask, whose first bit alone orders contacts and nothing else.
+        m.opt.deterministic = int(self._mjw.DeterminismType.ALL if deterministic else self._mjw.DeterminismType.NONE)
         return m
 
     def _require_memory(self) -> None:
