@@ -62,8 +62,7 @@ class BC(BatchAgent):
     ) -> None:
         """Raises `UserError` for a regulariser."""
         if type(regularizer) is not Regularizer:
-            kind = type(regularizer).__name__.lower()
-            raise UserError(f"regularizer={kind}: agent={config.name} has no critic; give regularizer=none")
+            raise UserError(f"regularizer={regularizer.name}: agent={config.name} has no critic; give regularizer=none")
         self.config, self.device = config, torch.device(device)
         self.obs_dim, self.action_dim, self.seeds = obs_dim, action_dim, tuple(seeds)
         self.normalizer = Normalizer(len(seeds), obs_dim, device)

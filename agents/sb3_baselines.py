@@ -81,9 +81,8 @@ class SB3(Models, Agent):
     ) -> None:
         """Raises `UserError` for a regulariser and for settings that SB3 refuses."""
         if type(regularizer) is not Regularizer:
-            name = type(regularizer).__name__.lower()
             raise UserError(
-                f"regularizer={name}: agent={config.name} is Stable-Baselines3's own; give regularizer=none"
+                f"regularizer={regularizer.name}: agent={config.name} is Stable-Baselines3's own; give regularizer=none"
             )
         self.config, self.device = config, torch.device(device)
         self.obs_dim, self.action_dim, self.seeds = obs_dim, action_dim, tuple(seeds)

@@ -40,6 +40,8 @@ class AgentConfig:
     """The agent's class, 'package.module.Name'."""
     name: str = MISSING
     """What run folders and tables call the agent."""
+    own_regularizer: str = "none"
+    """The regulariser that the name says it has; a run with another one is called otherwise."""
 
 
 class Agent(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,8 +14,11 @@ from rlreg.agent import Agent
 from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.config import seed_list
 from rlreg.errors import UserError, require
+from rlreg.regularizers import Regularizer
 from rlreg.run_folder import RunFolder
 from rlreg.task import Task
+
+T = TypeVar("T")
 
 
 def locate(target: str) -> Any:
@@ -33,10 +36,8 @@ def locate(target: str) -> Any:
 def build_task(cfg: DictConfig) -> Task:
     """The task of a configuration. Raises `UserError`."""
     settings = _settings(cfg.env)
-    target, name = settings.pop("_target_"), settings.pop("name")
-    kind = locate(target)
-    if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise UserError(f"env._target_={target} is not a rlreg.task.Task")
+    del settings["_target_"]
+    name, kind = settings.pop("name"), _class(cfg, "env", Task)
     task = kind(**_accepted("env", kind, settings))
     task.name = name
     return task
@@ -44,15 +45,9 @@ def build_task(cfg: DictConfig) -> Task:
 
 def build_agent(cfg: DictConfig, task: Task, seeds: Sequence[int], device: str) -> Agent:
     """The S learners of a configuration, sized by its task. Raises `UserError`."""
-    settings = _settings(cfg.regularizer)
-    kind = locate(settings.pop("_target_"))
-    regularizer = kind(**_accepted("regularizer", kind, settings))
-    kind = locate(cfg.agent._target_)
-    if not (isinstance(kind, type) and issubclass(kind, Agent)):
-        raise UserError(f"agent._target_={cfg.agent._target_} is not a rlreg.agent.Agent")
-    schema = OmegaConf.structured(kind.Config)  # which nests dataclasses, and checks them
-    config = OmegaConf.to_object(OmegaConf.merge(schema, _settings(cfg.agent)))
-    return kind.for_env(config, regularizer, task.probe(), seeds, device)
+    regularizer = _described(cfg.regularizer, _class(cfg, "regularizer", Regularizer))
+    kind = _class(cfg, "agent", Agent)
+    return kind.for_env(_described(cfg.agent, kind.Config), regularizer, task.probe(), seeds, device)
 
 
 def load_agent(
@@ -95,6 +90,19 @@ def check_device(device: str) -> None:
         raise UserError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     if kind == "cuda":
         torch.cuda.set_device(torch.device(device).index or 0)  # streams and graphs are made on the current device
+
+
+def _class(cfg: DictConfig, group: str, base: type[T]) -> type[T]:
+    """The class that a group's `_target_` names. Raises `UserError` for one of another kind."""
+    kind = locate(cfg[group]._target_)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise UserError(f"{group}._target_={cfg[group]._target_} is not a {base.__module__}.{base.__name__}")
+    return kind
+
+
+def _described(node: DictConfig, schema: type[T]) -> T:
+    """Settings as the dataclass that describes them, nested ones too, which checks them."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), _settings(node)))
 
 
 def _settings(node: DictConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlreg.errors import UserError, require, unknown
 from rlreg.files import explain_os_error
 from rlreg.old_names import renamed
+from rlreg.regularizers import SCHEMAS
 
 _HIDDEN = "_schema"  # how base configurations end, of no use by themselves
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -291,6 +292,8 @@ class Config:
 def register_schemas() -> None:
     """Make the schema known to Hydra as `schema`."""
     ConfigStore.instance().store(name="schema", node=Config)
+    for name, regularizer in SCHEMAS.items():
+        ConfigStore.instance().store(group="regularizer", name=name, node=regularizer)
 
 
 def check_optional(group: str, overrides: Sequence[str]) -> None:

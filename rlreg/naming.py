@@ -31,6 +31,7 @@ NOT_IDENTITY = {
     *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads", "trust"),
     *("collect", "mixture", "out", "levels", "episodes", "history", "differs", "runs", "report"),
     *("train.updates_per_call", "train.max_bad_share", "env.workers"),
+    *("regularizer.name", "agent.own_regularizer"),
     *LENGTH_AND_LOOKS,
     *LOOKS,
 }
@@ -66,13 +67,16 @@ def is_run_of(there: DictConfig, here: DictConfig) -> bool:
 
 def agent_name(cfg: DictConfig) -> str:
     """`beer`, `td3`; `td3+beer` where the name lacks the regulariser, `beer-none`, `beer-dr3` where it has another."""
-    words = set(cfg.agent.name.split("_"))
-    named = {"beer", "dr3", "infer"} & words
-    regularizer = cfg.regularizer._target_.rpartition(".")[2].lower()
-    if regularizer in words or (regularizer == "regularizer" and not named):
+    own, used = cfg.agent.get("own_regularizer") or "none", regularizer_name(cfg)
+    if used == own:
         return cfg.agent.name
-    other = "none" if regularizer == "regularizer" else regularizer
-    return f"{cfg.agent.name}{'-' if named else '+'}{other}"
+    return f"{cfg.agent.name}{'+' if own == 'none' else '-'}{used}"
+
+
+def regularizer_name(cfg: DictConfig) -> str:
+    """Its setting `name`; where there is none, as in runs of earlier versions, its class's in small letters."""
+    name = cfg.regularizer.get("name") or cfg.regularizer._target_.rpartition(".")[2].lower()
+    return "none" if name == "regularizer" else name
 
 
 def differences(cfg: DictConfig) -> dict[str, Any]:
@@ -107,10 +111,9 @@ def differences(cfg: DictConfig) -> dict[str, Any]:
 
 def hparams_of(kept: DictConfig) -> dict[str, Any]:
     """What TensorBoard's HParams tab says of the run whose `config.yaml` is `kept`."""
-    regularizer = kept.regularizer._target_.rpartition(".")[2].lower()
     named = {
         "agent": kept.agent.name,
-        "regularizer": "none" if regularizer == "regularizer" else regularizer,
+        "regularizer": regularizer_name(kept),
         "env": kept.env.name,
         "seeds": " ".join(map(str, kept.seeds)) if OmegaConf.is_list(kept.seeds) else f"0 .. {kept.seeds - 1}",
     }

@@ -1,20 +1,19 @@
-"""Regularisers of a critic's last hidden layer, one signature: BEER, DR3, InFeR, none.
+"""Regularisers of a critic's last hidden layer: BEER, DR3, InFeR, none.
 
-Each is `loss(features) -> ((S,), metrics)`, added to the TD loss. With E critics the loss is their sum, as
-the TD loss is.
+Each is a dataclass of its settings with `loss(features, constants) -> ((S,), metrics)`, which is added to the TD loss.
+With E critics the loss is their sum, as the TD loss is. One of one's own is a class and a YAML: docs/extending.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlreg.errors import require
+from rlreg import checks
 from rlreg.networks import Params
 from rlreg.rng import Rng
 
@@ -45,8 +44,13 @@ class CriticFeatures:
     """gamma, or (S, B) where `reward` is of several steps; see `rlreg.buffers.NStepBatch`."""
 
 
+@dataclass(kw_only=True)
 class Regularizer:
     """No regulariser, and the base of the others."""
+
+    _target_: str = "rlreg.regularizers.Regularizer"
+    name: str = "none"
+    """What run folders and messages call it."""
 
     def init(self, critic: Mapping[str, Tensor], rng: Rng) -> tuple[Params, Params]:
         """Extra parameters trained with the critic, and constants kept with it. Both empty unless overridden."""
@@ -57,6 +61,7 @@ class Regularizer:
         return torch.zeros_like(f.reward[:, 0]), {}
 
 
+@dataclass(kw_only=True)
 class BEER(Regularizer):
     """Bellman-equation bound on the cosine of consecutive features (He et al., ICLR 2024, eq. 12).
 
@@ -72,12 +77,16 @@ class BEER(Regularizer):
       the online network's at the online actor's action, everything else the target network's.
     """
 
-    def __init__(self, beta: float = 1e-3, next_feature: Literal["target", "released"] = "released") -> None:
-        require(_number(beta) and beta >= 0, "regularizer.beta", beta, "a number >= 0")
-        require(
-            next_feature in ("target", "released"), "regularizer.next_feature", next_feature, "target or released"
-        )
-        self.beta, self.next_feature = beta, next_feature
+    _target_: str = "rlreg.regularizers.BEER"
+    name: str = "beer"
+    beta: float = 1e-3
+    """The penalty's weight; the paper's for all tasks."""
+    next_feature: str = "released"
+    """The reading of phi': released or target."""
+
+    def __post_init__(self) -> None:
+        checks.not_negative(self, "regularizer", "beta")
+        checks.one_of(self, "regularizer", "next_feature", "target", "released")
 
     def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
         with torch.no_grad():
@@ -103,15 +112,20 @@ class BEER(Regularizer):
         }
 
 
+@dataclass(kw_only=True)
 class DR3(Regularizer):
     """Penalty on the inner product of consecutive features (Kumar et al., ICLR 2022, section 5).
 
     coefficient * mean(phi(s, a)^T phi(s', a')), both by the online network and both with gradient.
     """
 
-    def __init__(self, coefficient: float = 1e-3) -> None:
-        require(_number(coefficient) and coefficient >= 0, "regularizer.coefficient", coefficient, "a number >= 0")
-        self.coefficient = coefficient
+    _target_: str = "rlreg.regularizers.DR3"
+    name: str = "dr3"
+    coefficient: float = 1e-3
+    """The penalty's weight. What the BEER paper used on DMC is not known; this one is ours."""
+
+    def __post_init__(self) -> None:
+        checks.not_negative(self, "regularizer", "coefficient")
 
     def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
         inner = (f.feature * f.next_feature_online()).sum(dim=-1)  # (S, E, B)
@@ -123,6 +137,7 @@ class DR3(Regularizer):
         }
 
 
+@dataclass(kw_only=True)
 class InFeR(Regularizer):
     """Initial feature regularisation (Lyle et al., ICLR 2022, eq. 4).
 
@@ -130,11 +145,18 @@ class InFeR(Regularizer):
     alpha * mean_B sum_k (g(s, a; theta) - scale * g(s, a; theta_0))^2. Features and heads are both trained.
     """
 
-    def __init__(self, heads: int = 10, alpha: float = 0.1, scale: float = 100.0) -> None:
-        require(isinstance(heads, int) and heads >= 1, "regularizer.heads", heads, "a whole number >= 1")
-        require(_number(alpha) and alpha >= 0, "regularizer.alpha", alpha, "a number >= 0")
-        require(_number(scale), "regularizer.scale", scale, "a number")
-        self.heads, self.alpha, self.scale = heads, alpha, scale
+    _target_: str = "rlreg.regularizers.InFeR"
+    name: str = "infer"
+    heads: int = 10
+    """k, extra linear heads."""
+    alpha: float = 0.1
+    """The penalty's weight."""
+    scale: float = 100.0
+    """What the heads' initial outputs are multiplied by."""
+
+    def __post_init__(self) -> None:
+        checks.whole(self, "regularizer", "heads")
+        checks.not_negative(self, "regularizer", "alpha")
 
     def init(self, critic: Mapping[str, Tensor], rng: Rng) -> tuple[Params, Params]:
         *_, last = (name for name in critic if name.endswith(".weight"))
@@ -154,9 +176,8 @@ class InFeR(Regularizer):
         return self.alpha * error.sum(dim=-1), {}
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
 def _squared_norm(x: Tensor) -> Tensor:
     return torch.square(x).sum(dim=-1)
+
+
+SCHEMAS = {"none_schema": Regularizer, "beer_schema": BEER, "dr3_schema": DR3, "infer_schema": InFeR}

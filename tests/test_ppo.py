@@ -184,7 +184,11 @@ def test_a_level_begins_at_the_start_and_where_an_episode_ended():
     assert same[~rollout.start[:, 1:]].all()
 
 
-@pytest.mark.parametrize("regularizer", [BEER(beta=1.0), BEER(beta=1.0, next_feature="target"), DR3(1.0), InFeR(3)])
+@pytest.mark.parametrize(
+    "regularizer",
+    [BEER(beta=1.0), BEER(beta=1.0, next_feature="target"), DR3(coefficient=1.0), InFeR(heads=3)],
+    ids=lambda regularizer: regularizer.name,
+)
 def test_critic_regularisers_take_the_value_head(regularizer):
     plain, agent = student(seeds=(0, 1)), student(seeds=(0, 1), regularizer=regularizer)
     rollout = rolled_out(agent)

@@ -197,7 +197,14 @@ def test_no_gradient_reaches_targets_or_bound_through_the_agent():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: BEER(beta=-1), lambda: BEER(next_feature="both"), lambda: DR3(-1), lambda: InFeR(heads=0)]
+    "make",
+    [
+        lambda: BEER(beta=-1),
+        lambda: BEER(next_feature="both"),
+        lambda: DR3(coefficient=-1),
+        lambda: InFeR(heads=0),
+        lambda: InFeR(heads=1.5),
+    ],
 )
 def test_impossible_settings(make):
     with pytest.raises(UserError, match="regularizer"):

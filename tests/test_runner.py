@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, main
+from conftest import ROOT, TINY, main
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,6 +22,8 @@ from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints
 from rlreg.errors import UserError
 from rlreg.logger import EvalTable
+from rlreg.naming import folder_name
+from rlreg.registry import register
 from rlreg.regularizers import BEER
 from rlreg.run_folder import RunFolder
 
@@ -135,7 +138,9 @@ MISTAKES = {
     "seeds=[1,1]": "seeds=[1, 1] is not valid",
     "seeds=[[1,2]]": "seeds=[[1, 2]] is not valid",
     "seeds=123456789": "seeds=123456789 is not valid; give a number of seeds in 1 .. 10000, or a list",
-    "regularizer.beta=high": "regularizer.beta=high is not valid; give a number >= 0",
+    "regularizer.beta=high": "regularizer.beta: Value 'high' of type 'str' could not be converted to Float",
+    "regularizer.beta=-1": "regularizer.beta=-1.0 is not valid; give a number >= 0",
+    "regularizer.betta=1": "unknown key 'regularizer.betta'; did you mean 'regularizer.beta'?",
     "compile=graph": "compile=graph is not valid; give auto, compile or eager on the CPU",
     "device=mps": "device=mps is not valid; give cpu, cuda or cuda:<index>",
     "device=cuda": "device=cuda: torch finds no CUDA device here; give device=cpu",
@@ -168,20 +173,25 @@ def test_help_and_cfg_job_work(runner):
     assert shown.returncode == 0 and "coefficient: 0.001" in shown.stdout
 
 
+# The last part is a hash of the settings: names have no part in it.
 @pytest.mark.parametrize(
-    ("agent", "regularizer", "folder"),
+    ("overrides", "folder"),
     [
-        ("td3", "Regularizer", "td3"),
-        ("td3", "BEER", "td3+beer"),
-        ("beer_td3", "BEER", "beer_td3"),
-        ("beer", "Regularizer", "beer-none"),
-        ("beer", "DR3", "beer-dr3"),
+        ("agent=td3", "td3-1c980b"),
+        ("agent=td3 regularizer=beer", "td3+beer-a3009d"),
+        ("agent=beer_td3", "beer_td3-3bf441"),
+        ("agent=beer", "beer-50d733"),
+        ("agent=beer regularizer=none", "beer-none-8ff79d"),
+        ("agent=beer regularizer=dr3", "beer-dr3-ea0496"),
+        ("agent=ddpg regularizer=infer", "ddpg+infer-a796d6"),
+        ("agent=ddpg regularizer.name=mine", "ddpg+mine-465915"),
     ],
 )
-def test_a_run_folder_names_the_regulariser_that_is_in_use(agent, regularizer, folder):
-    settings = {"agent": {"name": agent}, "regularizer": {"_target_": f"rlreg.regularizers.{regularizer}"}}
-    cfg = OmegaConf.create(settings | {"env": {"name": "e"}, "run_dir": None, "runs_root": "runs"})
-    assert RunFolder.of(cfg).path.parts[:3] == ("runs", "e", folder)
+def test_a_run_folder_names_the_regulariser_that_is_in_use(overrides, folder):
+    register()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose("config", overrides=["env=dmc/cartpole-swingup", *overrides.split()])
+    assert folder_name(cfg) == folder
 
 
 def test_an_eval_csv_with_other_columns_is_not_gone_on_with(tmp_path):
@@ -195,8 +205,8 @@ def test_an_eval_csv_with_other_columns_is_not_gone_on_with(tmp_path):
 
 def test_workers_are_no_part_of_what_a_run_is():
     """They give the same numbers, however many there are."""
-    cfg = OmegaConf.create({"agent": {"name": "a"}, "regularizer": {"_target_": "rlreg.regularizers.BEER"},
-                            "env": {"name": "e", "workers": 0}, "run_dir": None, "runs_root": "runs"})  # fmt: skip
+    groups = {"agent": {"name": "a"}, "regularizer": {"name": "beer"}, "env": {"name": "e", "workers": 0}}
+    cfg = OmegaConf.create(groups | {"run_dir": None, "runs_root": "runs"})
     before = RunFolder.of(cfg).path
     cfg.env.workers = 4
     assert RunFolder.of(cfg).path == before
