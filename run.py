@@ -21,6 +21,7 @@ from rlreg.registry import register
 from rlreg.runner import run
 from rlreg.sweep import Sweep, is_sweep
 from rlreg.training.base import Interrupted
+from rlreg.typed import as_hydra_reads, check_typed
 
 
 @contextmanager
@@ -44,13 +45,15 @@ DESCRIBE = "--describe" in sys.argv
 SWEEP = Sweep()
 # Flags may stand anywhere: argparse takes overrides before them only.
 _FLAGS = [argument for argument in sys.argv[1:] if argument in ("--multirun", "-m")]
-sys.argv = [argument for argument in sys.argv if argument not in ("--describe", *_FLAGS)] + _FLAGS
+sys.argv = [as_hydra_reads(argument) for argument in sys.argv if argument not in ("--describe", *_FLAGS)] + _FLAGS
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        check_optional("protocol", HydraConfig.get().overrides.task)
+        typed = HydraConfig.get().overrides.task
+        check_optional("protocol", typed)
+        check_typed(cfg, typed)
         if DESCRIBE:
             print(describe(cfg, ("", "agent", "regularizer", "env", "train", "eval", *_mode_sections(cfg))), end="")
         elif not (is_sweep() and SWEEP.add(cfg)):

@@ -34,20 +34,37 @@ def gym_ids() -> tuple[str, ...]:
 
 
 class ActionScale:
-    """Maps actions in [-1, 1] to a Box's bounds, in float32; actions beyond are clipped to the bounds."""
+    """Maps actions in [-1, 1] into a Box, whatever its type and bounds; actions beyond are clipped to the bounds.
+
+    A Box of whole numbers gets the nearest one. Computed in float32 where that is the Box's type, else in float64.
+    """
 
     def __init__(self, name: str, space: gymnasium.Space) -> None:
         """Raises `UserError`, naming the task `name`, if the space is not a bounded Box."""
+        if isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary):
+            raise UserError(f"'{name}' has discrete actions, {space}; continuous ones are needed: a bounded Box")
         if not isinstance(space, gymnasium.spaces.Box) or not space.is_bounded():
             raise UserError(f"'{name}' has actions {space}; only a bounded Box will do")
-        self._shape = space.shape
-        self._low, self._high = space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
-        self._centre, self._half_range = (self._high + self._low) / 2, (self._high - self._low) / 2
+        self._shape, self._dtype = space.shape, space.dtype
+        real = np.float32 if space.dtype in (np.float32, np.float16) else np.float64
+        self._low, self._high = space.low.ravel().astype(real), space.high.ravel().astype(real)
+        if np.issubdtype(space.dtype, np.integer):  # the largest that float64 rounds up, it must not reach
+            limit = np.nextafter(2.0 ** np.iinfo(space.dtype).bits / (1 + (space.dtype.kind == "i")), 0.0)
+            self._high = np.minimum(self._high, limit)
+        # Halved first where the sum would be more than the type can hold; elsewhere it rounds differently.
+        with np.errstate(over="ignore"):
+            centre, half_range = (self._high + self._low) / 2, (self._high - self._low) / 2
+        holds = np.isfinite(centre) & np.isfinite(half_range)
+        self._centre = np.where(holds, centre, self._high / 2 + self._low / 2)
+        self._half_range = np.where(holds, half_range, self._high / 2 - self._low / 2)
 
-    def __call__(self, action: NDArray) -> NDArray[np.float32]:
-        """(..., A) in [-1, 1] to (..., *the space's shape)."""
-        scaled = np.clip(self._centre + self._half_range * action, self._low, self._high)
-        return scaled.reshape(*action.shape[:-1], *self._shape)
+    def __call__(self, action: NDArray) -> NDArray:
+        """(..., A) in [-1, 1] to (..., *the space's shape), of the space's type."""
+        with np.errstate(over="ignore"):
+            scaled = np.clip(self._centre + self._half_range * action, self._low, self._high)
+        if np.issubdtype(self._dtype, np.integer):
+            scaled = np.rint(scaled)
+        return scaled.reshape(*action.shape[:-1], *self._shape).astype(self._dtype)
 
 
 class ContinuousEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
@@ -64,8 +81,11 @@ class ContinuousEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         self._scale = ActionScale(name, env.action_space)
         if not isinstance(env.observation_space, gymnasium.spaces.Box | gymnasium.spaces.Dict):
             raise UserError(f"'{name}' has observations {env.observation_space}; only a Box or Dict will do")
+        for space in getattr(env.observation_space, "spaces", {"": env.observation_space}).values():
+            if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2:
+                raise UserError(f"'{name}' observes images, {space}; there are no networks for these, only for vectors")
         if env.spec.max_episode_steps is None:
-            raise UserError(f"'{name}' has no time limit; give one, as in max_episode_steps=1000")
+            raise UserError(f"'{name}' has no time limit; give one, as in env.max_episode_steps=1000")
         self.max_episode_steps = env.spec.max_episode_steps
         actions, observations = flatdim(env.action_space), flatdim(env.observation_space)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32)
@@ -109,7 +129,9 @@ def make_single(
             # v4 tasks are asked for on purpose: published figures were made with them.
             warnings.filterwarnings("ignore", message=".*is out of date.*")
             given = kwargs | _given(id, settings)
-            env = gymnasium.make(id, render_mode=render_mode, disable_env_checker=True, **given)
+            if render_mode is not None:  # many environments do not know it
+                given["render_mode"] = render_mode
+            env = gymnasium.make(id, disable_env_checker=True, **given)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv):
         raise unknown("Gymnasium id", id, gym_ids()) from None
     except (gymnasium.error.Error, ImportError, TypeError) as error:  # a missing package, a mistaken argument

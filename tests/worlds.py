@@ -179,16 +179,29 @@ class Clock(Walk):
         return random.SystemRandom().uniform(-1, 1)
 
 
+class NoRenderMode(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Camera(Walk):
+    """Observes pictures."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (84, 84, 3), np.uint8)
+
+
 GOES_WRONG = (NanReward, NanObservation, HugeReward, HugeObservation)
 DRAWS_ELSEWHERE = (GlobalNumpy, GlobalPython, OwnGenerator, GeneratorOfReset, SpacesSample)
 CANNOT_BE_SAVED = (Remembers, Clock)
 
 
 def register() -> None:
-    for kind in (Walk, *GOES_WRONG, BadStart, AlwaysBad, SickSeed, *DRAWS_ELSEWHERE, *CANNOT_BE_SAVED):
+    for kind in (Walk, *GOES_WRONG, BadStart, AlwaysBad, SickSeed, NoRenderMode, Camera, *DRAWS_ELSEWHERE, *CANNOT_BE_SAVED):
         name = f"rlreg-test/{kind.__name__}-v0"
         if name not in gymnasium.registry:
             gymnasium.register(name, kind, max_episode_steps=LIMIT)
+    if "rlreg-test/Endless-v0" not in gymnasium.registry:
+        gymnasium.register("rlreg-test/Endless-v0", Walk)
 
 
 register()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from typing import Any
 
@@ -17,7 +18,16 @@ with warnings.catch_warnings():
     # Without a display its import says so, once a process; `render` says it where it matters.
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
     try:
-        from dm_control import suite
+        try:
+            from dm_control import suite
+        except Exception as error:  # what it makes of a MUJOCO_GL that cannot be used: only drawing needs one
+            if "MUJOCO_GL" not in os.environ or isinstance(error, ModuleNotFoundError):
+                raise
+            given = os.environ["MUJOCO_GL"]
+            os.environ["MUJOCO_GL"] = "disable"
+            from dm_control import suite
+
+            os.environ["MUJOCO_GL"] = given
         from dm_control.rl.control import PhysicsError
     except ModuleNotFoundError as error:
         if error.name != "dm_control":
