@@ -26,13 +26,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.build import build_task, locate
 from rlreg.config import Config, TableConfig, explain, seed_list
-from rlreg.errors import UserError
+from rlreg.errors import UserError, unknown
 from rlreg.files import write_atomic
 from rlreg.launch import Job
 from rlreg.logger import read_evaluations
 from rlreg.modes.train import check_data
 from rlreg.run_folder import RunFolder
 from rlreg.stats import Interval, iqm_interval, mean_interval, task_mean_interval
+from rlreg.training.base import EVAL_TAGS
+from rlreg.training.curriculum import TAGS
 
 
 class Measure(NamedTuple):
@@ -147,6 +149,7 @@ def run_table(cfg: DictConfig) -> None:
     report where a run failed.
     """
     table: TableConfig = OmegaConf.to_object(cfg.table)
+    _require_measures(table)
     cells = compose_cells(table, _users_overrides())
     missing = [cell for cell in cells if not cell.complete]
     if not table.only_report:
@@ -168,6 +171,14 @@ def run_table(cfg: DictConfig) -> None:
     if failed:
         names = ", ".join(run.name for run in failed)
         raise UserError(f"{len(failed)} of {len(missing)} runs failed ({names}); their logs are in {folder / 'logs'}")
+
+
+def _require_measures(table: TableConfig) -> None:
+    """Raise `UserError` for a measure that no run has."""
+    valid = MEASURES.keys() | EVAL_TAGS.keys() | TAGS.keys() | {f"{name}_last_ten" for name in ("return", "score")}
+    for measure in table.measures:
+        if measure not in valid and not measure.startswith(("solved/", "return/")):
+            raise unknown("measure in table.measures", measure, valid)
 
 
 def _fetch_data(table: TableConfig, cells: Sequence[Cell]) -> None:

@@ -16,7 +16,7 @@ from rlreg.checkpoint import Checkpoints
 from rlreg.run_folder import RunFolder
 from rlreg.tables import Cell
 
-PENDULUM = [*TINY, "env=gym/Pendulum-v1", "agent=beer", "env.max_episode_steps=20"]
+PENDULUM = [*TINY, "env=gym/Pendulum-v1", "agent=beer", "env.max_episode_steps=20", "train.warmup_steps=50"]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -45,7 +45,9 @@ CONTRADICTIONS = {
     "+foo.bar=1": "unknown key 'foo' (valid: ",
     "+env.foo=1": "unknown key 'env.foo' (valid: ",
     "+agent.taus=1": "unknown key 'agent.taus'; did you mean 'agent.tau'?",
-    "+regularizer.foo=1": "regularizer.foo",
+    "+regularizer.foo=1": "regularizer: Regularizer takes other settings",
+    "train.warmup_steps=400": "train.warmup_steps=400 is not valid; give fewer than train.total_steps=400, or nothing",
+    "mode=table table=beer_dmc table.measures=[retrun]": "unknown measure in table.measures 'retrun'; did you mean",
     "table=beer_dmc": "table=... belongs to mode=table, not to mode=train",
     "env=gym/Pendulum-v1 env.id=CartPole-v1": "has discrete actions",
     "env=gym/Pendulum-v1 env.id=worlds:rlreg-test/Endless-v0": "give one, as in env.max_episode_steps=1000",
@@ -114,5 +116,5 @@ def test_an_unusable_mujoco_gl_only_matters_for_drawing() -> None:
 
 
 def test_discrete_actions_are_called_so() -> None:
-    with pytest.raises(UserError, match="'x' has discrete actions, .* continuous ones are needed"):
+    with pytest.raises(UserError, match=r"'x' has discrete actions, .* continuous ones are needed"):
         ActionScale("x", gymnasium.spaces.Discrete(3))

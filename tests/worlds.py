@@ -196,7 +196,8 @@ CANNOT_BE_SAVED = (Remembers, Clock)
 
 
 def register() -> None:
-    for kind in (Walk, *GOES_WRONG, BadStart, AlwaysBad, SickSeed, NoRenderMode, Camera, *DRAWS_ELSEWHERE, *CANNOT_BE_SAVED):
+    others = (Walk, BadStart, AlwaysBad, SickSeed, NoRenderMode, Camera)
+    for kind in (*others, *GOES_WRONG, *DRAWS_ELSEWHERE, *CANNOT_BE_SAVED):
         name = f"rlreg-test/{kind.__name__}-v0"
         if name not in gymnasium.registry:
             gymnasium.register(name, kind, max_episode_steps=LIMIT)

@@ -14,6 +14,7 @@ from rlreg.agent import BatchAgent
 from rlreg.buffers import Replay
 from rlreg.checkpoint import Damaged, ReplayLog
 from rlreg.config import Config, EvalConfig, TrainConfig
+from rlreg.errors import require
 from rlreg.purpose import Purpose
 from rlreg.rng import Block, Rng
 from rlreg.run_folder import RunFolder
@@ -27,6 +28,9 @@ class OnlineTraining(BatchTraining):
 
     @classmethod
     def of(cls, agent: BatchAgent, task: Task, settings: Config, folder: RunFolder) -> Self:
+        warmup, total = settings.train.warmup_steps, settings.train.total_steps
+        less = f"fewer than train.total_steps={total}, or nothing is ever learnt"
+        require(warmup < total, "train.warmup_steps", warmup, less)
         make_env = partial(task.vector_env, agent.seeds, device=agent.device)
         return cls(agent, make_env, settings.train, settings.eval, folder, settings.compile)
 
