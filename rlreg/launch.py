@@ -9,6 +9,7 @@ import importlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -63,7 +64,8 @@ def local(runs: Sequence[Job], jobs: int) -> list[Job]:
 def ray(runs: Sequence[Job], jobs: int) -> list[Job]:
     """As `local` on Ray, at most `jobs` at a time: on the cluster that `ray.init` finds, else on this machine.
 
-    The machines must share the working folder and have the same Python. Raises `UserError` without Ray.
+    The machines must share the working folder and have the same Python. A run whose machine is lost goes on elsewhere
+    from its last checkpoint, up to three times, Ray's default. Raises `UserError` without Ray.
     """
     return _drive(runs, jobs, RayTasks(max(run.gpus for run in runs)))
 
@@ -139,8 +141,25 @@ def _start(command: Sequence[str], log: Path, folder: Path | None = None) -> sub
         )
 
 
+# What a process is that ends when the one ends that started it, by Linux's doing. Else a run would go on whose Ray
+# worker was lost, and be in the way of the one that Ray starts in its place.
+TETHERED = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):  # it has ended already
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
 def _watch(command: Sequence[str], log: Path, folder: Path) -> int:
-    """The Ray task: the exit status of a process; a cancelled task stops it first, and waits while it saves."""
+    """The Ray task: the exit status of a process; a cancelled task stops it first, and waits while it saves.
+
+    A task that was lost with its machine is started again by Ray elsewhere, and the run goes on from its checkpoint.
+    """
+    if sys.platform == "linux":
+        command = [sys.executable, "-S", "-c", TETHERED, str(os.getpid()), *command]
     process = _start(command, log, folder)
     try:
         while process.poll() is None:  # not wait(): Ray's cancellation is seen between Python instructions only

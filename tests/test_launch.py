@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import ROOT
 
 from rlreg import launch
+from rlreg.checkpoint import Checkpoints
 from rlreg.errors import UserError
 from rlreg.launch import Job, local
 from rlreg.training.base import Interrupted
@@ -143,3 +146,52 @@ class TestRay:
         with pytest.raises(Interrupted):
             launch.ray([run], jobs=1)
         assert (tmp_path / "long.saved").exists()
+
+
+# Begins a run, and keeps count of it.
+BEGINS = "import os, sys; open(sys.argv[1], 'a').write('.'); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+
+
+@pytest.mark.cluster
+def test_a_cell_of_a_lost_node_completes_on_another(tmp_path, monkeypatch, capsys) -> None:
+    """Two nodes, each with a run of the same settings; one is lost when both have saved. Both complete, once, and the
+    one that was lost is as the one that nothing happened to, to the bit."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tiny = [
+        "agent=ddpg", "env=gym/Pendulum-v1", "train.total_steps=2000", "train.warmup_steps=100", "threads=1",
+        "train.checkpoint_every=100", "train.log_every=1000", "eval.every=1000", "eval.episodes=1", "eval.samples=16",
+        "agent.hidden=[16,16]", "agent.batch_size=16", "compile=eager",
+    ]  # fmt: skip
+    folders = [tmp_path / "one", tmp_path / "other"]
+    counts = [folder.with_suffix(".begun") for folder in folders]
+    cells = []
+    for folder, count in zip(folders, counts, strict=True):
+        command = [sys.executable, "-c", BEGINS, str(count), str(ROOT / "run.py"), *tiny, f"run_dir={folder}"]
+        cells.append(Job(folder.name, command, folder.with_suffix(".log")))
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        when(
+            lambda: all(any(folder.glob("checkpoints/step-*")) for folder in folders),
+            lambda: cluster.remove_node(node, allow_graceful=False),
+        )
+        assert launch.ray(cells, jobs=2) == []
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+    told = capsys.readouterr().out
+    assert [told.count(f"{cell.name}: done") for cell in cells] == [1, 1]
+    undisturbed, lost = sorted(folders, key=lambda folder: len(folder.with_suffix(".begun").read_text()))
+    assert [len(folder.with_suffix(".begun").read_text()) for folder in (undisturbed, lost)] == [1, 2]
+    assert (lost / "summary.json").is_file()
+    assert (lost / "eval.csv").read_text() == (undisturbed / "eval.csv").read_text()
+    ours, theirs = (Checkpoints(folder / "checkpoints").load() for folder in (lost, undisturbed))
+    assert ours[0] == theirs[0] == 2000 and ours[1].keys() == theirs[1].keys()
+    assert all(torch.equal(tensor.nan_to_num(), theirs[1][name].nan_to_num()) for name, tensor in ours[1].items())
