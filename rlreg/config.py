@@ -134,7 +134,7 @@ class TableConfig:
     """The same of single columns. With one for `agent=`, the column's name is free. The name of another column stands
     for what that one has, its agent included: [a2pr, agent.tau=0.05]."""
     measures: list[str] = field(default_factory=lambda: ["return", "return_last_ten", "rank", "q_error"])
-    """What is reported: keys of `rlreg.tables.MEASURES`, or of a run's final figures."""
+    """What is reported: columns of `rlreg.metrics.METRICS`, or of a run's final figures."""
     published: dict[str, Any] = field(default_factory=dict)
     """Figures of the paper for the first measure: row -> column -> number or text. Row 'average': theirs over all."""
     note: str = ""

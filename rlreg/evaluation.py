@@ -14,6 +14,8 @@ from rlreg.task import VectorEnv
 
 REPRESENTATION = ("rank", "srank", "cosine", "bound", "above_bound")
 """What `representation` measures."""
+COLUMNS = ("return", "return_std", "length", "q_error", "q_bias", *REPRESENTATION)
+"""What eval.csv has of an agent that acts in worlds; `rlreg.metrics` describes each."""
 
 
 @torch.no_grad()

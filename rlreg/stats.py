@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 
@@ -56,6 +55,8 @@ def iqm_interval(
     Tasks and interval as in `task_mean_interval`.
     """
 
+    from scipy import stats  # here, as in `_interval`: its import takes as long as torch's
+
     def trimmed_mean(*tasks: Array, axis: int) -> Array:
         return stats.trim_mean(np.concatenate(tasks, axis=axis), 0.25, axis=axis)
 
@@ -70,6 +71,8 @@ def _interval(
     resamples: int,
 ) -> Interval:
     """`statistic(*samples, axis)` over the last axis, each sample (..., S) resampled along its own."""
+    from scipy import stats
+
     value = np.asarray(statistic(*samples, axis=-1))
     if min(sample.shape[-1] for sample in samples) < 2:
         return Interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))

@@ -88,7 +88,7 @@ def test_sb3_leaves_bad_rows_out(monkeypatch, capsys, tmp_path) -> None:
 def test_a_resume_that_is_not_exact_says_so_in_one_line(monkeypatch, capsys, tmp_path) -> None:
     for kind, exact in (("Remembers", False), ("GlobalNumpy", True)):
         settings = [*TINY, *world(kind), "agent=ddpg", f"run_dir={tmp_path}/{kind}", "train.checkpoint_every=130"]
-        monkeypatch.setattr("rlreg.logger.EvalTable.add", stop_after(3))
+        monkeypatch.setattr("rlreg.eval_table.EvalTable.add", stop_after(3))
         assert main(monkeypatch, *settings) == 130
         monkeypatch.undo()
         capsys.readouterr()
@@ -101,7 +101,7 @@ def test_a_resume_that_is_not_exact_says_so_in_one_line(monkeypatch, capsys, tmp
 
 def stop_after(evaluations: int):
     """`EvalTable.add` that is cut off by a second Ctrl-C, which saves nothing, after so many evaluations."""
-    from rlreg.logger import EvalTable
+    from rlreg.eval_table import EvalTable
 
     made, add = [], EvalTable.add
 

@@ -21,7 +21,7 @@ from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints
 from rlreg.errors import UserError
-from rlreg.logger import EvalTable
+from rlreg.eval_table import EvalTable
 from rlreg.naming import folder_name
 from rlreg.registry import register
 from rlreg.regularizers import BEER

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from test_runner import main
 
 from rlreg.checkpoint import Checkpoints
+from rlreg.report.cell import Cell
 from rlreg.run_folder import RunFolder
-from rlreg.tables import Cell
 
 PENDULUM = [*TINY, "env=gym/Pendulum-v1", "agent=beer", "env.max_episode_steps=20", "train.warmup_steps=50"]
 

@@ -20,7 +20,8 @@ from envs.d4rl.names import Info
 from rlreg import tables
 from rlreg.errors import UserError
 from rlreg.registry import register
-from rlreg.tables import Cell, compose_cells, run_table
+from rlreg.report.cell import Cell
+from rlreg.tables import compose_cells, run_table
 
 TABLE = [
     "mode=table",

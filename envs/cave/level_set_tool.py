@@ -16,7 +16,7 @@ from envs.cave.rendering import sheet
 from envs.cave.tiles import EMPTY, WALL
 from envs.cave.wfc import generate
 from rlreg.errors import UserError, require
-from rlreg.tables import aligned
+from rlreg.report.markdown import aligned
 
 _ON_SHEET = 64
 

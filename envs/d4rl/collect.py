@@ -43,7 +43,7 @@ from rlreg.build import build_task, load_agent
 from rlreg.checkpoint import Checkpoints, ReplayLog
 from rlreg.config import CollectConfig, Config, seed_list
 from rlreg.errors import UserError, unknown
-from rlreg.logger import read_evaluations
+from rlreg.eval_table import read_evaluations
 from rlreg.modes import train
 from rlreg.purpose import Purpose
 from rlreg.rng import Block, Rng

@@ -28,6 +28,7 @@ with warnings.catch_warnings():
             from dm_control import suite
 
             os.environ["MUJOCO_GL"] = given
+        from dm_control.rl import control
         from dm_control.rl.control import PhysicsError
     except ModuleNotFoundError as error:
         if error.name != "dm_control":
@@ -77,7 +78,8 @@ class DMControlEnv(gymnasium.Env):
 
         Raises `UserError` for an unknown task or an impossible repeat.
         """
-        check(task, action_repeat)
+        if not 1 <= action_repeat <= EPISODE_STEPS:
+            raise UserError(f"action_repeat={action_repeat}: give 1 (none) to {EPISODE_STEPS}")
         self.task, self.action_repeat = task, action_repeat
         self.max_episode_steps = -(-EPISODE_STEPS // action_repeat)
         self.render_mode, self._render_size = render_mode, render_size
@@ -138,12 +140,15 @@ class DMControlEnv(gymnasium.Env):
     def close(self) -> None:
         self._env.close()
 
+    def load(self, seed: int | None) -> control.Environment:
+        """dm_control's own environment, with flat observations; a task of one's own overrides this alone."""
+        check(self.task)
+        domain, _, name = self.task.partition("-")
+        return suite.load(domain, name, task_kwargs={"random": seed}, environment_kwargs={"flat_observation": True})
+
     def _load(self, seed: int | None) -> None:
         self._seed, self._fresh = seed, True
-        domain, _, name = self.task.partition("-")
-        self._env = suite.load(
-            domain, name, task_kwargs={"random": seed}, environment_kwargs={"flat_observation": True}
-        )
+        self._env = self.load(seed)
         if self.render_mode is None:
             # `quadruped-escape` asks for a renderer at every reset, to show it the new terrain: without this
             # line it could not run where there is no OpenGL.

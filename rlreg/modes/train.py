@@ -13,8 +13,8 @@ from rlreg.build import build_agent, build_task
 from rlreg.checkpoint import Checkpoints, Damaged
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError
+from rlreg.eval_table import evaluations_text, read_evaluations
 from rlreg.files import read_text, write_atomic
-from rlreg.logger import evaluations_text, read_evaluations
 from rlreg.run_folder import RunFolder
 from rlreg.task import Loop, Task, require_loop
 from rlreg.training.offline import require_same_data

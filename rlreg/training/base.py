@@ -20,29 +20,16 @@ from rlreg.checkpoint import Checkpoints, Damaged, copy_into, flatten
 from rlreg.compilation import prepare
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
-from rlreg.evaluation import REPRESENTATION, evaluate, representation
+from rlreg.eval_table import EvalTable
+from rlreg.evaluation import COLUMNS, REPRESENTATION, evaluate, representation
 from rlreg.files import save_tensors
-from rlreg.logger import EvalTable, Logger
+from rlreg.logger import Logger
+from rlreg.metrics import metric
 from rlreg.naming import hparams_of
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 from rlreg.task import Loop, Task, VectorEnv
 from rlreg.training.speed import Speed
-
-# TensorBoard's names for the columns of eval.csv.
-EVAL_TAGS = {
-    "return": "eval/mean_reward",
-    "return_std": "eval/std_reward",
-    "length": "eval/mean_ep_length",
-    "q_error": "value/error",
-    "q_bias": "value/bias",
-    "rank": "representation/rank",
-    "srank": "representation/srank",
-    "cosine": "representation/cosine",
-    "bound": "representation/bound",
-    "above_bound": "representation/above_bound",
-}
-
 
 FEWEST_STEPS = 200
 """`train.max_bad_share` is taken of so many steps at least, so that a single bad one at the start stops nothing."""
@@ -73,6 +60,8 @@ class Training(ABC):
     """The kind of tasks that it takes."""
     stride: int = 1
     """Steps of an iteration."""
+    columns: Sequence[str] = COLUMNS
+    """What `_measure` gives, in the order of eval.csv; `rlreg.metrics` describes each."""
 
     @classmethod
     @abstractmethod
@@ -84,7 +73,6 @@ class Training(ABC):
 
     def __init__(self, agent: Agent, train: TrainConfig, evaluation: EvalConfig, folder: RunFolder) -> None:
         self.agent, self.cfg, self.eval_cfg, self.folder = agent, train, evaluation, folder
-        self.eval_tags: Mapping[str, str] = EVAL_TAGS
         self.checkpoints = Checkpoints(folder.checkpoints, train.keep_checkpoints)
         self.best = Checkpoints(folder.best, 1)
         self.task: Task | None = None
@@ -121,7 +109,7 @@ class Training(ABC):
         self.logger.hparams(hparams_of(self.folder.read_config()))
         last_step = self.step if resumed else None
         self.eval_table = EvalTable(
-            self.folder.eval_csv, self.agent.seeds, self.eval_tags, last_step, self.saved_evaluations
+            self.folder.eval_csv, self.agent.seeds, self.columns, last_step, self.saved_evaluations
         )
         self.started, self.speed = time.perf_counter(), Speed(self.step)
         self._end_without_seeds()
@@ -163,7 +151,7 @@ class Training(ABC):
     def _evaluate(self, bar: tqdm) -> None:
         values = self._measure()
         self.eval_table.add(self.step, values)
-        self.logger.scalars(self.step, {self.eval_tags[name]: value for name, value in values.items()})
+        self.logger.scalars(self.step, {metric(name).tag: value for name, value in values.items()})
         self.logger.flush()
         if self.cfg.keep_best:
             self._keep_best()
@@ -185,7 +173,7 @@ class Training(ABC):
 
     def _keep_best(self) -> None:
         """Keep the agent of this evaluation where it is the best so far, by its mean over the seeds."""
-        name = next(name for name in ("score", "solved", "return") if name in self.eval_tags)
+        name = next(name for name in ("score", "solved", "return") if name in self.columns)
         means = self.eval_table.column(name).nanmean(dim=1)
         if len(means) == 1 or means[-1] > means[:-1].max():
             self.best.save(self.step, flatten({"agent": self.agent.state()}), {"step": self.step})
@@ -229,7 +217,7 @@ class Training(ABC):
             end_without_seeds(self.stopped, self.agent.seeds, self.folder)
 
     def _results(self) -> dict[str, Any]:
-        columns = {name: self.eval_table.column(name) for name in self.eval_tags}  # (evaluations, S)
+        columns = {name: self.eval_table.column(name) for name in self.columns}  # (evaluations, S)
         final = {name: column[-1].tolist() for name, column in columns.items()}
         averaged = [name for name in ("return", "score") if name in columns]
         self.logger.hparams(hparams_of(self.folder.read_config()), done=True)

@@ -20,6 +20,7 @@ from rlreg.agent import CurriculumAgent
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.files import write_atomic
+from rlreg.metrics import OF_A_SET
 from rlreg.rng import Rng
 from rlreg.rollouts import LevelWorlds
 from rlreg.run_folder import RunFolder
@@ -28,21 +29,13 @@ from rlreg.task import Loop, Task
 from rlreg.training.base import Training
 from rlreg.transfer import LevelClassifier, Outcome, attempt, shift_gap
 
+COLUMNS = (
+    *("return", "solved", "length", "train_return", "train_solved"),
+    *("gap", "shift_gap", "information", "env_steps"),
+)
+"""What eval.csv has of every curriculum; `solved` and `return` of each evaluation set follow."""
 SHOWN_LEVELS = 12
 """Levels on a sheet in TensorBoard."""
-
-# TensorBoard's names for the columns of eval.csv that every run has.
-TAGS = {
-    "return": "eval/mean_reward",
-    "solved": "eval/solved",
-    "length": "eval/mean_ep_length",
-    "train_return": "transfer/train_return",
-    "train_solved": "transfer/train_solved",
-    "gap": "transfer/generalisation_gap",
-    "shift_gap": "transfer/shift_gap",
-    "information": "transfer/mutual_information",
-    "env_steps": "time/env_steps",
-}
 
 
 class LevelSpace(Protocol):
@@ -86,11 +79,8 @@ class CurriculumTraining(Training):
         """`agent` has been set up for `space`."""
         super().__init__(agent, train, evaluation, folder)
         self.space = space
-        self.eval_tags = TAGS | {
-            column: f"transfer/{name}/{kind}"
-            for name in self.space.evaluation
-            for kind, column in (("solved", f"solved/{name}"), ("return", f"return/{name}"))
-        }
+        of_sets = (f"{kind}/{name}" for name in space.evaluation for kind in OF_A_SET)
+        self.columns = (*COLUMNS, *of_sets)
         settings = agent.config.information
         self.classifier = LevelClassifier(agent.rng, agent.config.student.hidden_dim, len(self.space.dataset))
         self.classifier_worlds = self.space.worlds(agent.seeds, settings.num_envs)

@@ -15,7 +15,7 @@ from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 from rlreg.task import Loop, Task, VectorEnv
-from rlreg.training.base import EVAL_TAGS, BatchTraining
+from rlreg.training.base import BatchTraining
 
 if TYPE_CHECKING:
     from rlreg.task import Score
@@ -52,11 +52,10 @@ class OfflineTraining(BatchTraining):
     ) -> None:
         """`score` adds a column to eval.csv: the mean return, normalised."""
         self.data, self.score, self.stride = data, score, train.updates_per_call
+        self.columns = (*self.columns, "score") if score is not None else self.columns
         super().__init__(
             agent, make_env, train, evaluation, folder, compile, data, train.total_steps, train.updates_per_call
         )
-        if score is not None:
-            self.eval_tags = EVAL_TAGS | {"score": "eval/score"}
 
     def _begin(self) -> None:
         self.agent.fit(self.data)

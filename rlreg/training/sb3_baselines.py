@@ -20,15 +20,17 @@ from tqdm import tqdm
 from rlreg.checkpoint import Checkpoints, copy_into, flatten
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
-from rlreg.evaluation import evaluate
+from rlreg.eval_table import evaluations_text
+from rlreg.evaluation import COLUMNS, evaluate
 from rlreg.files import write_atomic
 from rlreg.logger import Logger
+from rlreg.metrics import metric
 from rlreg.naming import hparams_of
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 from rlreg.sb3 import Models, VecWorlds, model_state
 from rlreg.task import Loop, Task, VectorEnv
-from rlreg.training.base import EVAL_TAGS, FEWEST_STEPS, Interrupted, end_without_seeds, interrupts, warn
+from rlreg.training.base import FEWEST_STEPS, Interrupted, end_without_seeds, interrupts, warn
 
 Row = dict[str, str]
 
@@ -113,7 +115,7 @@ class SB3Training:
         return {
             "seeds": list(self.agent.seeds),
             "steps": self.cfg.total_steps,
-            "final": {name: [float(rows[-1][name]) for rows in self.rows] for name in EVAL_TAGS},
+            "final": {name: [float(rows[-1][name]) for rows in self.rows] for name in COLUMNS},
             "return_last_ten": returns[:, 1:][:, -10:].mean(dim=1).tolist(),
             "diverged": [seed for seed in self.agent.seeds if seed in self.stopped],
             "bad_steps": self.bad_steps,
@@ -153,19 +155,19 @@ class SB3Training:
     def add_row(self, i: int, step: int, values: dict[str, float]) -> None:
         """One evaluation of seed number i, into eval.csv at once."""
         row = {"step": str(step), "seed": str(self.agent.seeds[i])}
-        self.rows[i].append(row | {name: repr(values[name]) for name in EVAL_TAGS})
+        self.rows[i].append(row | {name: repr(values[name]) for name in COLUMNS})
         self._write_rows()
         if i == len(self.rows) - 1:  # the last seed has come here: now there is a mean over all of them
             here = [next(row for row in rows if row["step"] == str(step)) for rows in self.rows]
-            means = {tag: torch.tensor([float(row[name]) for row in here]) for name, tag in EVAL_TAGS.items()}
+            means = {metric(name).tag: torch.tensor([float(row[name]) for row in here]) for name in COLUMNS}
             self.logger.scalars(step, means)
             self.logger.flush()
 
     def _write_rows(self) -> None:
         """eval.csv as a run of our own agents has it: by step, then by seed in the order given."""
         rows = sorted((row for rows in self.rows for row in rows), key=lambda row: int(row["step"]))
-        lines = [",".join(("step", "seed", *EVAL_TAGS)), *(",".join(row.values()) for row in rows)]
-        write_atomic(self.folder.eval_csv, "\n".join(lines) + "\n")
+        saved = [["step", "seed", *COLUMNS], *(list(row.values()) for row in rows)]
+        write_atomic(self.folder.eval_csv, evaluations_text(saved))
 
 
 def _leave_out_bad_rows(buffer: Any, worlds: VecWorlds) -> None:
@@ -265,7 +267,7 @@ class _Watch(BaseCallback):
         values = evaluate(Models([self.model]), self._env, self._start)
         if (cut := values.pop("bad_steps").item()) > 0:
             warn(f"evaluation at step {self.num_timesteps} of seed {self._seed}: {cut:.0f} episodes cut by a bad step")
-        row = {name: values[name].item() if name in values else float("nan") for name in EVAL_TAGS}
+        row = {name: values[name].item() if name in values else float("nan") for name in COLUMNS}
         self._training.add_row(self._i, self.num_timesteps, row)
         self._bar.set_postfix_str(f"return {row['return']:.1f}")
         if self._bar.disable:

@@ -65,7 +65,7 @@ def cfg():
 @pytest.fixture(scope="module")
 def originals(cfg, tmp_path_factory) -> dict[str, Path]:
     """A complete run, and one that was interrupted at step 60 of 80."""
-    from rlreg.logger import EvalTable
+    from rlreg.eval_table import EvalTable
 
     folder = tmp_path_factory.mktemp("originals")
     assert go_on(cfg, folder / "complete") == ""
