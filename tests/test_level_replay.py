@@ -308,7 +308,7 @@ def test_a_run_of_each_method(monkeypatch, tmp_path, method):
     assert {"eval/solved", "transfer/generalisation_gap", "train/value_loss"} <= set(events.Tags()["scalars"])
     shown = {"levels/likeliest"} if method != "dr" else set()
     shown |= {"levels/new"} if method not in ("uniform", "plr") else set()
-    assert set(events.Tags()["images"]) == shown
+    assert set(events.Tags()["images"]) == {f"{tag}/seed-{seed}" for tag in shown for seed in (0, 1)}
 
 
 @pytest.mark.parametrize("method", ["vae_dred", "accel"])
