@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
 
 from envs.cave.level_set_tool import LevelsOptions
 from envs.d4rl import dataset_names
@@ -163,6 +164,7 @@ def register_schemas() -> None:
         store.store(
             group="env/gym", name=gym_id, package="env", node=GymConfig(id=gym_id, settings=_settings_schema(gym_id))
         )
+    store.store(group="env", name="gym", package="env", node=GymConfig(id=MISSING))  # env.id says which
     for dataset in dataset_names():
         store.store(
             group="env/d4rl", name=dataset, package="env", node=D4RLConfig(id=dataset, name=f"d4rl/{dataset}")

@@ -29,8 +29,12 @@ from rlreg.task import Loop
 
 BAND = "~ band: one standard deviation over the seeds"
 """The group of the bands' edges, the last of the Time Series tab."""
-HPARAMS_METRICS = ("eval/mean_reward", "eval/score", "eval/solved")
-"""What TensorBoard's HParams tab shows beside the settings, where a run has it."""
+HPARAMS_METRICS = {
+    Loop.ONLINE: ("eval/mean_reward",),
+    Loop.OFFLINE: ("eval/score", "eval/mean_reward"),
+    Loop.CURRICULUM: ("eval/solved", "eval/mean_reward"),
+}
+"""What TensorBoard's HParams tab shows beside the settings."""
 
 
 def _leave_to_the_caller(args: threading.ExceptHookArgs) -> None:
@@ -95,7 +99,7 @@ class Logger:
         Its figures are the newest means of `HPARAMS_METRICS`, so that an unfinished run has them too.
         """
         flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
-        experiment, start, end = hparams(flat, dict.fromkeys(HPARAMS_METRICS, 0.0))
+        experiment, start, end = hparams(flat, dict.fromkeys(HPARAMS_METRICS[self.loop], 0.0))
         for summary in (end,) if done else (experiment, start):
             self._write(summary, None)
 
@@ -122,7 +126,8 @@ class Logger:
         categories = []
         for title, charts in dashboard.layout(self.loop, self._seen).items():
             category = layout_pb2.Category(title=title)
-            category.chart.extend(self._chart(name, tag) for name, tag in charts.items())
+            # TensorBoard shows a category's charts from the last to the first.
+            category.chart.extend(self._chart(name, tag) for name, tag in reversed(charts.items()))
             categories.append(category)
         if categories:
             text = layout_pb2.Layout(category=categories).SerializeToString()

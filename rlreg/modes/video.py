@@ -16,7 +16,10 @@ def run(cfg: DictConfig) -> None:
     """An MP4 and a contact sheet for each seed, in `out` or `<run_dir>/videos`: `mode=video run_dir=... episodes=2`."""
     given = RunFolder.given(cfg)
     agent, step = load_agent(given, cfg.device, cfg.checkpoint, cfg.trust)
-    task = build_task(given.load_config(cfg.trust))
+    run_cfg = given.load_config(cfg.trust)
+    if "evaluate_on" in run_cfg.env:  # only the first set is filmed: the others need not be made
+        run_cfg.env.evaluate_on = run_cfg.env.evaluate_on[:1]
+    task = build_task(run_cfg)
     folder = Path(cfg.out) if cfg.out else given.path / "videos"
     print(f"{given.path} at step {step}, {cfg.episodes} episodes a seed", flush=True)
     if task.loop is Loop.CURRICULUM:

@@ -106,7 +106,7 @@ class Training(ABC):
             self._begin()
         self.logger = Logger(self.folder.tensorboard, self.agent.seeds, self.loop, self.step + 1 if resumed else 0)
         self.closing.callback(self.logger.close)
-        self.logger.hparams(hparams_of(self.folder.read_config()))
+        self._hparams()
         last_step = self.step if resumed else None
         self.eval_table = EvalTable(
             self.folder.eval_csv, self.agent.seeds, self.columns, last_step, self.saved_evaluations
@@ -171,6 +171,10 @@ class Training(ABC):
         self.logger.scalar(self.step, "train/n_updates", self.updates)
         self._look_after_seeds()
 
+    def _hparams(self, done: bool = False) -> None:
+        if self.folder.config.exists():  # a loop that a library's user built by hand has none
+            self.logger.hparams(hparams_of(self.folder.read_config()), done)
+
     def _keep_best(self) -> None:
         """Keep the agent of this evaluation where it is the best so far, by its mean over the seeds."""
         name = next(name for name in ("score", "solved", "return") if name in self.columns)
@@ -220,7 +224,7 @@ class Training(ABC):
         columns = {name: self.eval_table.column(name) for name in self.columns}  # (evaluations, S)
         final = {name: column[-1].tolist() for name, column in columns.items()}
         averaged = [name for name in ("return", "score") if name in columns]
-        self.logger.hparams(hparams_of(self.folder.read_config()), done=True)
+        self._hparams(done=True)
         return {
             "seeds": list(self.agent.seeds),
             "steps": self.step,
