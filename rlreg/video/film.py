@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rlreg.errors import UserError
 from rlreg.task import Loop
 from rlreg.video import opengl
+from rlreg.video.worker import END
 from rlreg.video.writer import Film, Frame, contact_sheet, write_picture
 
 LEVEL_FPS = 10
@@ -158,7 +159,7 @@ class Renderer:
         for left in self.path.parent.glob(".writing-*.mp4"):
             left.unlink(missing_ok=True)
 
-    def ask(self, question: NDArray | tuple | None) -> Any:
+    def ask(self, question: NDArray | tuple | str | None) -> Any:
         """The answer. Raises `UserError` for an error over there, and where the process has ended."""
         try:
             pickle.dump(question, self._process.stdin)
@@ -169,10 +170,7 @@ class Renderer:
 
     def finish(self) -> tuple[list[list[Frame]], list[int], float]:
         """End the film; its small frames by episode, how many of the film's frames each stands for, its fps."""
-        self._process.stdin.close()
-        answer = self._answer()
-        self._process.stdin = None
-        return answer
+        return self.ask(END)
 
     def _answer(self) -> Any:
         try:

@@ -1,8 +1,9 @@
 """The process that steps and renders one world: `python -m rlreg.video.worker`, asked through its standard input.
 
 Whatever OpenGL does happens here. Messages are pickles: first (task, seed, path), answered by the film's own figures;
-then an action (A,) for a step or None for a new episode, each answered by (obs, reward, done); the end of the input
-ends the film, which is answered by (episodes, strides) of `Film`. An error is answered by an `Exception`.
+then an action (A,) for a step or None for a new episode, each answered by (obs, reward, done); `END` ends the film,
+which is answered by (episodes, strides, fps) of `Film`; the end of the input
+discards it. An error is answered by an `Exception`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any, BinaryIO
 
 from rlreg.errors import NonFiniteError, UserError
 from rlreg.video.writer import Film, every
+
+END = "end"
 
 
 def serve(questions: BinaryIO, answers: BinaryIO) -> None:
@@ -35,9 +38,8 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
         answer(env.get_wrapper_attr("max_episode_steps"))
         steps = 0
         while True:
-            try:
-                action = pickle.load(questions)
-            except EOFError:
+            action = pickle.load(questions)
+            if isinstance(action, str):  # END
                 break
             if action is None:
                 obs, _ = env.reset()
@@ -51,6 +53,9 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
             answer((obs, reward, done))
         film.close()
         answer((film.episodes, film.stride, film.fps))
+    except EOFError:  # whoever asked has died
+        if film is not None:
+            film.discard()
     except (UserError, NonFiniteError) as error:
         _fail(film, answer, error)
     except Exception as error:  # what drawing raises differs from one library to the next
