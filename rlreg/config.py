@@ -14,6 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import MISSING, DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rlreg.checks import multiple_of, not_negative, positive, random_seed, whole, within
 from rlreg.errors import UserError, require, unknown
 from rlreg.files import explain_os_error
 from rlreg.old_names import renamed
@@ -67,31 +68,20 @@ class TrainConfig:
     """Keep the replay memory on disk after the run's end (up to some 600 MB a seed)."""
 
     def __post_init__(self) -> None:
-        counts = ("updates_per_step", "updates_per_call", "num_envs", "log_every", "checkpoint_every")
-        for name in ("total_steps", *counts):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "a whole number >= 1")
-        require(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "a whole number >= 0")
-        require(self.keep_checkpoints >= 1, "train.keep_checkpoints", self.keep_checkpoints, "a whole number >= 1")
-        require(self.n_step >= 1, "train.n_step", self.n_step, "a whole number >= 1")
+        whole(self, "train", "total_steps", "updates_per_step", "updates_per_call", "num_envs", "log_every")
+        whole(self, "train", "checkpoint_every", "keep_checkpoints", "n_step")
+        whole(self, "train", "warmup_steps", least=0)
         per = self.updates_per_iteration
         require(per is None or per >= 1, "train.updates_per_iteration", per, "a whole number >= 1, or null")
-        require(0 <= self.least_noise <= 1, "train.least_noise", self.least_noise, "a number in [0, 1]")
-        require(0 <= self.max_bad_share <= 1, "train.max_bad_share", self.max_bad_share, "a number in [0, 1]")
+        within(self, "train", "least_noise", "max_bad_share", interval="[0, 1]")
         require(
             self.buffer_capacity >= self.num_envs,
             "train.buffer_capacity",
             self.buffer_capacity,
             f"at least train.num_envs={self.num_envs}",
         )
-        for name in ("log_every", "checkpoint_every", "total_steps"):
-            for stride in ("num_envs", "updates_per_call"):
-                require(
-                    getattr(self, name) % getattr(self, stride) == 0,
-                    f"train.{name}",
-                    getattr(self, name),
-                    f"a multiple of train.{stride}={getattr(self, stride)}",
-                )
-
+        for stride in ("num_envs", "updates_per_call"):
+            multiple_of(self, "train", "log_every", "checkpoint_every", "total_steps", stride=stride)
 
     @property
     def updates_an_iteration(self) -> int:
@@ -112,9 +102,8 @@ class EvalConfig:
     """Singular values of Phi / sqrt(n) above this count towards the representation rank."""
 
     def __post_init__(self) -> None:
-        for name in ("every", "episodes", "samples"):
-            require(getattr(self, name) >= 1, f"eval.{name}", getattr(self, name), "a whole number >= 1")
-        require(self.rank_epsilon > 0, "eval.rank_epsilon", self.rank_epsilon, "a number > 0")
+        whole(self, "eval", "every", "episodes", "samples")
+        positive(self, "eval", "rank_epsilon")
 
 
 @dataclass
@@ -179,10 +168,9 @@ class CollectConfig:
     """Store `next_observations` too, and `infos/qpos` and `infos/qvel` where the simulator has them."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "worlds"):
-            require(getattr(self, name) >= 1, f"collect.{name}", getattr(self, name), "a whole number >= 1")
-        require(0 < self.fraction < 1, "collect.fraction", self.fraction, "a number in (0, 1)")
-        require(self.noise >= 0, "collect.noise", self.noise, "a number >= 0")
+        whole(self, "collect", "steps", "worlds")
+        within(self, "collect", "fraction", interval="(0, 1)")
+        not_negative(self, "collect", "noise")
 
 
 @dataclass
@@ -221,7 +209,7 @@ class MixtureConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.sources), "mixture.sources", [], "at least one")
-        require(0 <= self.seed < 2**31, "mixture.seed", self.seed, "a whole number in [0, 2^31)")
+        random_seed(self, "mixture", "seed")
 
 
 @dataclass
@@ -237,9 +225,9 @@ class LauncherConfig:
     """GPUs of each with device=cuda, as asked of Ray; 0.25 lets four runs share one."""
 
     def __post_init__(self) -> None:
-        require(self.jobs >= 1, "launcher.jobs", self.jobs, "a whole number >= 1")
-        require(self.threads >= 0, "launcher.threads", self.threads, "a whole number >= 0")
-        require(self.gpus >= 0, "launcher.gpus", self.gpus, "a number >= 0")
+        whole(self, "launcher", "jobs")
+        whole(self, "launcher", "threads", least=0)
+        not_negative(self, "launcher", "gpus")
 
 
 @dataclass

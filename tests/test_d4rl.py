@@ -423,7 +423,7 @@ def test_tasks_without_a_simulator_say_so(name, message):
 
 
 @pytest.mark.parametrize("task", ["pen", "door", "hammer", "relocate"])
-def test_adroit(task):
+def test_adroit_has_d4rls_sizes_and_time_limits(task):
     pytest.importorskip("gymnasium_robotics")
     env = envs.d4rl.make(f"{task}-human-v1", seeds=(0,))
     assert (env.obs_dim, env.action_dim) == names.SIZES[task]

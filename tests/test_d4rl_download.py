@@ -131,7 +131,7 @@ def test_a_broken_download_of_another_program_is_not_taken(cache, content, publi
         download.find_dataset(NAME)
 
 
-def test_download(cache, content, published):
+def test_a_downloaded_file_is_whole_and_found_again(cache, content, published):
     with serve(Site(content)) as address:
         assert download.find_dataset(NAME, mirror=f"{address}/sets/").read_bytes() == content
     assert [path.name for path in cache.iterdir()] == [FILE]

@@ -72,7 +72,7 @@ def test_mistakes_end_in_one_line(make, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_to_gymnasium() -> None:
+def test_our_worlds_are_gymnasiums_step_for_step_as_a_vector_environment() -> None:
     """Through `ToGymnasium` we look like Gymnasium's own vector environment of the same worlds."""
     kwargs = {"max_episode_steps": 6}
     ours = ToGymnasium(envs.gym.make("Hopper-v4", [0, 1], 2, **kwargs))

@@ -163,7 +163,7 @@ def test_state_of_other_worlds_is_refused() -> None:
 
 
 @pytest.mark.parametrize("terminates", [False, True])
-def test_ends(terminates: bool) -> None:
+def test_an_end_by_the_task_and_one_by_time_are_told_apart(terminates: bool) -> None:
     env = GymVectorEnv(partial(Countdown, terminates=terminates), "countdown", [1, 2], 3)
     first = env.reset()
     for step in run(env, actions(env, 3)):

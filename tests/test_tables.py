@@ -177,7 +177,7 @@ def section(text: str, title: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-def test_report(given, tmp_path, capsys) -> None:
+def test_a_report_has_means_intervals_what_is_published_and_where_it_was_measured(given, tmp_path, capsys) -> None:
     published = "+table.published={dmc/cartpole-balance:{beer:983.6},average:{ddpg:12,beer:535.8}}"
     in_process(*TABLE, *given, "table.only_report=true", "table.note=A note.", published)
     text = (tmp_path / "tables" / "tiny" / "table.md").read_text()
