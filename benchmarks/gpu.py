@@ -152,7 +152,9 @@ def updates(c: Context) -> None:
         config = TD3Config(hidden=[hidden, hidden], batch_size=BATCH, **changes)
         learner = TD3(config, regularizer(), obs_dim, action_dim, range(seeds), c.device)
         replay = Replay(range(seeds), rows, obs_dim, action_dim, c.device)
-        replay.write(0, torch.rand(seeds, rows, replay.rows.shape[-1], device=c.device))
+        filled = torch.rand(seeds, rows, replay.rows.shape[-1], device=c.device)
+        filled[..., -2:] = 0.0  # neither terminated nor truncated
+        replay.write(0, filled)
 
         def update(number: Tensor, update_actor: bool) -> dict[str, Tensor]:
             return learner.update(replay.sample("replay", number, BATCH), number, update_actor)

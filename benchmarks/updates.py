@@ -120,7 +120,7 @@ def ours(agent: str, seeds: int, mode: str, device: str, precision: str = "float
     learner = TD3(config, regularizer(), OBS, ACT, range(seeds), device)
     replay = Replay(range(seeds), ROWS, OBS, ACT, device)
     rows = torch.rand(seeds, ROWS, replay.rows.shape[-1], device=device) * 2.0 - 1.0
-    rows[..., -1] = 0.0
+    rows[..., -2:] = 0.0  # neither terminated nor truncated
     replay.write(0, rows)
     name = mode if precision == "float32" else f"{mode}, {precision}"
     return contestant(agent, name, learner, replay, mode)

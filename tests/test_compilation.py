@@ -28,7 +28,7 @@ def learner(seeds: range, policy_delay: int = 2) -> tuple[TD3, Replay]:
     agent = TD3(config, BEER(), OBS, ACT, seeds)
     replay = Replay(seeds, 64, OBS, ACT)
     rows = torch.randn(len(seeds), 64, replay.rows.shape[-1], generator=torch.Generator().manual_seed(0))
-    rows[..., -1] = 0.0
+    rows[..., -2:] = 0.0  # neither terminated nor truncated
     replay.write(0, rows)
     return agent, replay
 
@@ -95,7 +95,7 @@ def test_without_a_compiler_auto_falls_back_with_one_warning(tmp_path: Path) -> 
     script = """
         import warnings
         import torch
-        from tests.test_graphs import CPU, learner
+        from tests.test_compilation import CPU, learner
         from rlreg.compilation import prepare
 
         agent, replay = learner(range(1))

@@ -42,7 +42,7 @@ def learner(device, kind="beer"):
     agent = TD3(TD3Config(hidden=[32, 32], batch_size=64), BEER(beta=1.0), OBS, ACT, SEEDS, device)
     replay = Replay(SEEDS, 500, OBS, ACT, device)
     rows = Rng(SEEDS).normal("rows", 0, (500, replay.rows.shape[-1]))
-    rows[..., -1] = (rows[..., -1] > 1).float()
+    rows[..., -2:] = (rows[..., -2:] > 1).float()  # terminated, truncated
     replay.write(0, rows.to(device))
     return agent, lambda number, variant: agent.update(replay.sample("replay", number, 64), number, *variant)
 

@@ -15,7 +15,7 @@ OBS, ACT, ROWS = 5, 2, 200
 def data(seed: int) -> torch.Tensor:
     """A seed's own transitions, (1, ROWS, width)."""
     rows = torch.randn(1, ROWS, 2 * OBS + ACT + 2, generator=torch.Generator().manual_seed(seed))
-    rows[..., -1] = (rows[..., -1] > 1.5).float()
+    rows[..., -2:] = (rows[..., -2:] > 1.5).float()  # terminated, truncated
     return rows
 
 
