@@ -56,8 +56,10 @@ def main(cfg: DictConfig) -> None:
         check_typed(cfg, typed)
         if DESCRIBE:
             print(describe(cfg, ("", "agent", "regularizer", "env", "train", "eval", *_mode_sections(cfg))), end="")
-        elif not (is_sweep() and SWEEP.add(cfg)):
+        elif not is_sweep():
             run(cfg)
+        elif not SWEEP.add(cfg):
+            SWEEP.run(run)
 
 
 def _mode_sections(cfg: DictConfig) -> tuple[str, ...]:

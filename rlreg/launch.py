@@ -21,6 +21,8 @@ from rlreg.errors import UserError
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 30.0
+WAIT = "RLREG_WAIT"
+"""Set for the runs of tables and sweeps: where another process is in a run's folder, they wait for it."""
 STOPPED = 130  # the status of a run that was told to stop
 
 
@@ -130,6 +132,7 @@ class RayTasks:
 def _start(command: Sequence[str], log: Path, folder: Path | None = None) -> subprocess.Popen:
     # A process group of its own: the terminal's Ctrl-C would else reach the run beside our signal, and a second
     # signal tells a run not to save.
+    log.unlink(missing_ok=True)  # an orphan of a table that was killed may still write into the one before
     with log.open("w") as file:
         return subprocess.Popen(
             command,
@@ -137,6 +140,7 @@ def _start(command: Sequence[str], log: Path, folder: Path | None = None) -> sub
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
+            env=os.environ | {WAIT: "1"},
             process_group=0,
         )
 

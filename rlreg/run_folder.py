@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.errors import UserError
 from rlreg.files import read_text, write_atomic
+from rlreg.launch import WAIT
 from rlreg.naming import differences, flat_settings, identity, latest, place
 from rlreg.old_names import with_new_names
 from rlreg.registry import checked
@@ -148,7 +149,10 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"run_dir={self.path}: another process is running in it") from None
+                if os.environ.get(WAIT) != "1":
+                    raise UserError(f"run_dir={self.path}: another process is running in it") from None
+                print(f"run_dir={self.path}: waiting for another process that is running in it", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def refuse_links(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,8 +13,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from rlreg.build import locate
+from rlreg.config import explain
 from rlreg.errors import UserError
-from rlreg.launch import Job
+from rlreg.launch import WAIT, Job
 
 
 def is_sweep() -> bool:
@@ -26,6 +28,7 @@ class Sweep:
 
     def __init__(self) -> None:
         self.jobs: list[tuple[list[str], DictConfig]] = []
+        self.failed: list[str] = []
 
     def add(self, cfg: DictConfig) -> bool:
         """Take a job up; True where it is to be started later, with the others."""
@@ -36,8 +39,24 @@ class Sweep:
         print(f"== job {len(self.jobs)}: {' '.join(overrides)}", flush=True)
         return False
 
+    def run(self, job: Callable[[DictConfig], None]) -> None:
+        """Do the newest job here. Where it fails, a line says so, and the others follow."""
+        overrides, cfg = self.jobs[-1]
+        os.environ[WAIT] = "1"
+        try:
+            job(cfg)
+        except Exception as error:
+            if (line := explain(error)) is None:
+                raise
+            print(f"error: job {len(self.jobs)}: {line}", file=sys.stderr, flush=True)
+            self.failed.append(" ".join(overrides))
+        finally:
+            del os.environ[WAIT]
+
     def launch(self) -> None:
         """Start what was put off. Raises `UserError` where a run failed."""
+        if self.failed:
+            raise UserError(f"{len(self.failed)} of {len(self.jobs)} runs failed ({'; '.join(self.failed)})")
         if not self.jobs or self.jobs[0][1].launcher.jobs == 1:
             return
         launcher, root = self.jobs[0][1].launcher, Path(self.jobs[0][1].runs_root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlreg.checkpoint import Checkpoints, ReplayLog
+from rlreg.errors import UserError
+from rlreg.run_folder import RunFolder
 
 
 def world(kind: str) -> list[str]:
@@ -112,3 +115,35 @@ def stop_after(evaluations: int):
             raise KeyboardInterrupt
 
     return cut
+
+
+def test_a_failed_job_of_a_sweep_is_told_and_the_others_run(monkeypatch, capsys, tmp_path) -> None:
+    """The first job's tau is refused when its agent is built; the second has none of that."""
+    settings = [*TINY, *world("Walk"), "agent=ddpg", f"runs_root={tmp_path}", "train.total_steps=100", "--multirun"]
+    assert main(monkeypatch, *settings, "train.warmup_steps=100,50") == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[0].startswith("error: job 1: train.warmup_steps=100 is not valid")
+    assert said[-1].startswith("error: 1 of 2 runs failed (") and "train.warmup_steps=100" in said[-1]
+    assert len(list(tmp_path.rglob("summary.json"))) == 1
+
+
+def test_a_run_of_a_table_waits_for_the_process_that_is_in_its_folder(tmp_path, monkeypatch, capsys) -> None:
+    """Such as the orphan of a table that was killed: it does not fail by what is no failure of its own."""
+    monkeypatch.delenv("RLREG_WAIT", raising=False)
+    folder = RunFolder(tmp_path)
+    with folder.locked(), pytest.raises(UserError, match="another process is running in it"), folder.locked():
+        pass
+    monkeypatch.setenv("RLREG_WAIT", "1")
+    order: list[str] = []
+
+    def second() -> None:
+        with folder.locked():
+            order.append("second")
+
+    with folder.locked():
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.5)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"] and "waiting for another process" in capsys.readouterr().out

@@ -63,7 +63,7 @@ def test_actions_reach_gymnasiums_bounds() -> None:
         ),
         (lambda: envs.gym.make("no_such_package:Hopper-v4", [0]), "No module named 'no_such_package'"),
         (lambda: envs.gym.make("Hopper-v4", [0], frame_skips=3), "unexpected keyword argument 'frame_skips'"),
-        (lambda: envs.gym.make("CartPole-v1", [0]), r"'CartPole-v1' has actions Discrete\(2\)"),
+        (lambda: envs.gym.make("CartPole-v1", [0]), r"'CartPole-v1' has discrete actions, Discrete\(2\)"),
     ],
 )
 def test_mistakes_end_in_one_line(make, message: str) -> None:
