@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can mend. `run.py` prints its message as one line and exits with status 2."""
+    """A mistake that the user can put right. `run.py` prints its message as one line and exits with status 2."""
 
 
 class NonFiniteError(UserError):

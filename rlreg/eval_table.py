@@ -50,7 +50,7 @@ class EvalTable:
             print(f"warning: {problem}; written again from the checkpoint", file=sys.stderr, flush=True)
 
     def add(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Append a row a seed; values are (S,)."""
+        """Append a row for each seed; values are (S,)."""
         columns = {name: value.tolist() for name, value in values.items()}
         for i, seed in enumerate(self.seeds):
             row = {"step": str(step), "seed": str(seed)}

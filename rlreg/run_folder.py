@@ -181,7 +181,7 @@ def parse_config(text: str, origin: Path) -> DictConfig:
         return OmegaConf.create(with_new_names(OmegaConf.to_container(found)))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{origin}: cannot be read ({reason}); mend or delete it") from None
+        raise UserError(f"{origin}: cannot be read ({reason}); repair or delete it") from None
 
 
 def provenance() -> dict[str, Any]:

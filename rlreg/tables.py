@@ -37,6 +37,7 @@ def run_table(cfg: DictConfig) -> None:
     """
     table: TableConfig = OmegaConf.to_object(cfg.table)
     require_known(table.measures)
+    print(f"table {table.name}: composing {len(table.rows) * len(table.columns)} runs", flush=True)
     cells = compose_cells(table, _users_overrides())
     missing = [cell for cell in cells if not cell.complete]
     if not table.only_report:

@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> None:
         with folder.locked():
             folder.open(cfg)
             print(where, flush=True)
-            mend_evaluations(folder)
+            repair_evaluations(folder)
             check_data(cfg, folder)
             _drop_replay(folder, settings)
             if len(folder.results()["diverged"]) == len(seeds):  # of a version that took such a run for complete
@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> None:
     _print(results)
 
 
-def mend_evaluations(folder: RunFolder) -> None:
+def repair_evaluations(folder: RunFolder) -> None:
     """Write a complete run's `eval.csv` again where it is not what its last checkpoint holds, and say so.
 
     Raises `UserError` where it is damaged, and there is no such checkpoint.

@@ -29,7 +29,7 @@ class Cell:
         return self.folder.complete_for(self.cfg)
 
     def summary(self) -> dict[str, Any]:
-        """The results of a complete run: `seeds`, `steps`, `diverged` and a list a seed of each figure."""
+        """The results of a complete run: `seeds`, `steps`, `diverged`, and each figure per seed."""
         return self.folder.results()
 
     def values(self, measure: str) -> np.ndarray:

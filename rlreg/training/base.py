@@ -91,7 +91,7 @@ class Training(ABC):
     # ------------------------------------------------------------- the loop
 
     def run(self) -> dict[str, Any]:
-        """Train to the end, continuing from the newest checkpoint. Returns the final figures, a list a seed."""
+        """Train to the end, continuing from the newest checkpoint. Returns the final figures, per seed."""
         with self.closing:
             self._train()
             return self._results()

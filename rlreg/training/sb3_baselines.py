@@ -67,7 +67,7 @@ class SB3Training:
             folder,
         )
         self.rows: list[list[Row]] = [[] for _ in agent.seeds]
-        """The rows of eval.csv, a list a seed."""
+        """The rows of eval.csv, per seed."""
         self.bad_steps = [0] * len(agent.seeds)
         """Of training; see `envs.base.Step.bad`."""
         self.stopped: dict[int, str] = {}
@@ -77,7 +77,7 @@ class SB3Training:
         """Nothing is held between `run`s."""
 
     def run(self) -> dict[str, Any]:
-        """Train every seed that is not finished yet. Returns the final figures, a list a seed."""
+        """Train every seed that is not finished yet. Returns the final figures, per seed."""
         seconds = 0.0
         unfinished = not Checkpoints(self.folder.checkpoints / f"seed-{self.agent.seeds[0]}").steps()
         first_step = 0 if unfinished else self.cfg.total_steps + 1
