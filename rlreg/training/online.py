@@ -52,7 +52,8 @@ class OnlineTraining(BatchTraining):
         self.replay_log = ReplayLog(folder.replay)
         iterations = max(0, train.total_steps - train.warmup_steps) // train.num_envs
         updates = iterations * train.updates_an_iteration
-        super().__init__(agent, make_env, train, evaluation, folder, compile, self.replay, updates)
+        per_call = train.updates_per_iteration or 1  # on a GPU one graph
+        super().__init__(agent, make_env, train, evaluation, folder, compile, self.replay, updates, per_call)
         self.closing.callback(self.env.close)
 
         rng, shape = Rng(seeds, device), (train.num_envs, agent.action_dim)
@@ -97,7 +98,7 @@ class OnlineTraining(BatchTraining):
 
         # LEARN
         if learning:
-            for _ in range(self.cfg.updates_an_iteration):
+            for _ in range(self.cfg.updates_an_iteration // self.per_call):
                 self._learn()
 
     def _log(self) -> None:
