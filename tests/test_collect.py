@@ -18,14 +18,15 @@ from test_runner import main
 import envs.d4rl.writing
 from envs.d4rl.collect import _about, roll_out
 from envs.d4rl.load import load_dataset, load_recording
-from envs.d4rl.mixture import draw
+from envs.d4rl.mixture import draw, mix
 from envs.d4rl.side_by_side import Batch, Singles
 from envs.d4rl.transitions import Episodes, episodes, qlearning_transitions
 from envs.gym import make, make_single
 from rlreg.buffers import STANDS_IN, TRUNCATED
 from rlreg.build import load_agent
 from rlreg.checkpoint import Checkpoints, ReplayLog
-from rlreg.config import CollectConfig
+from rlreg.config import CollectConfig, MixtureConfig, SourceConfig
+from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 
@@ -154,6 +155,16 @@ def test_a_time_limit_in_a_replay_memory_is_a_time_out(monkeypatch, tmp_path):
     with h5py.File(out) as file:
         timeouts = np.flatnonzero(file["timeouts"])
         assert timeouts.tolist() == list(range(4, 400, 5)) and not file["terminals"][()].any()
+
+
+def test_a_mixtures_source_clips_its_actions_where_asked(tmp_path):
+    data = rows(seed=3)
+    data["actions"][5] = -5.0, 0.5, 2.0
+    path = str(write(tmp_path / "beyond.hdf5", data))
+    with pytest.raises(UserError, match=r"2 of 120 numbers in actions are outside .*its source's clip_actions"):
+        mix(MixtureConfig("m", [SourceConfig(NAME, path)]))
+    taken, _ = mix(MixtureConfig("m", [SourceConfig(NAME, path, clip_actions=True)]))
+    assert taken["actions"][5].tolist() == [-1.0, 0.5, 1.0]
 
 
 def test_where_episodes_were_cut_is_the_memorys_own(monkeypatch, run):
