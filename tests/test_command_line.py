@@ -12,7 +12,8 @@ from rlreg.describe import field_docs
 from rlreg.naming import read_config
 from rlreg.runner import MODES
 
-PENDULUM = [*TINY, "env=gym/Pendulum-v1", "train.total_steps=100", "env.max_episode_steps=20"]
+SHORT = ["train.total_steps=100", "train.warmup_steps=40"]
+PENDULUM = [*TINY, "env=gym/Pendulum-v1", *SHORT, "env.max_episode_steps=20"]
 
 
 def test_help_is_short_and_what_it_names_is_there(monkeypatch, capsys):
@@ -70,11 +71,11 @@ def test_runs_are_listed_newest_first(monkeypatch, capsys, tmp_path):
 
 
 def test_a_sweep_runs_several_at_once_and_says_which(runner, tmp_path):
-    sweep = [*PENDULUM, "agent=ddpg,td3", "train.warmup_steps=50,100", "--multirun"]
+    sweep = [*PENDULUM, "agent=ddpg,td3", "train.warmup_steps=50,60", "--multirun"]
     done = runner(*sweep, "launcher.jobs=2")
     assert done.returncode == 0, done.stderr
     for agent in ("ddpg", "td3"):
-        for steps in (50, 100):
+        for steps in (50, 60):
             name = f"train.warmup_steps={steps} agent={agent}"
             assert f"] {name}: started" in done.stdout and f"] {name}: done" in done.stdout
             assert (tmp_path / f"runs/multirun/logs/train.warmup_steps={steps}-agent={agent}.log").exists()
