@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,16 @@ def regularizer_name(cfg: DictConfig) -> str:
     return "none" if name == "regularizer" else name
 
 
-def differences(cfg: DictConfig) -> dict[str, Any]:
+def differences(cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings of a run that are not the defaults of its agent, regulariser and environment, by dotted key.
 
     To be called in Hydra's job, which knows what was chosen; elsewhere nothing is known to differ. A protocol is a
-    choice of its own: `{'protocol': 'short'}`, and what it sets is no difference.
+    choice of its own: `{'protocol': 'short'}`, and what it sets is no difference. `choices` of groups are those of a
+    table's cell; by default they are the job's own.
     """
     if not HydraConfig.initialized():
         return {}
-    choices = HydraConfig.get().runtime.choices
+    choices = HydraConfig.get().runtime.choices if choices is None else choices
     named: dict[str, Any] = {}
     chosen = [f"{group}={choices[group]}" for group in ("agent", "env") if choices.get(group)]
     if (regularizer := choices.get("regularizer")) is not None:
@@ -121,11 +122,11 @@ def hparams_of(kept: DictConfig) -> dict[str, Any]:
     return named | {key: value for key, value in differs.items() if key != "seeds"}
 
 
-def folder_name(cfg: DictConfig) -> str:
+def folder_name(cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> str:
     """`<agent>-<what differs from the defaults>-<short hash>`, such as `beer-seeds10-tau0.01-3fa2c1`."""
     words = [
         re.sub(r"[^\w.+-]+", "x", f"{key.rpartition('.')[2]}{_short(value)}").strip("x")
-        for key, value in differences(cfg).items()
+        for key, value in differences(cfg, choices).items()
         if key != "train.total_steps" and isinstance(value, str | int | float | list)
     ]
     kept: list[str] = []
@@ -170,14 +171,14 @@ def read_config(path: Path) -> DictConfig | None:
         return None
 
 
-def place(cfg: DictConfig) -> Path:
+def place(cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> Path:
     """The folder of a configuration's run: the one that has it, under whatever name, or else a new one's.
 
     Where several have it, as earlier versions gave runs of each length a folder, it is the one of the length asked
     for, or else the longest of the shorter ones, which can be extended.
     """
     root = Path(cfg.runs_root) / cfg.env.name
-    name = folder_name(cfg)
+    name = folder_name(cfg, choices)
     found: list[tuple[tuple[bool, bool, int], Path]] = []
     for folder in (root / name, *run_folders(root)):
         there = read_config(folder / "config.yaml")

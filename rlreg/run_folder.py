@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -67,11 +67,11 @@ class RunFolder:
         return self.complete and self.results()["steps"] >= cfg.train.total_steps
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> RunFolder:
+    def of(cls, cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> RunFolder:
         """The folder of a configuration: `run_dir` where given (`latest` is the newest run's), else `naming.place`."""
         if cfg.run_dir == "latest":
             return cls(latest(Path(cfg.runs_root)))
-        return cls(Path(cfg.run_dir) if cfg.run_dir else place(cfg))
+        return cls(Path(cfg.run_dir) if cfg.run_dir else place(cfg, choices))
 
     @classmethod
     def given(cls, cfg: DictConfig) -> RunFolder:

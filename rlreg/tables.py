@@ -97,6 +97,10 @@ def _of_column(table: TableConfig, column: str, within: tuple[str, ...] = ()) ->
     return overrides if any(o.startswith("agent=") for o in overrides) else [f"agent={column}", *overrides]
 
 
+CHOICES = ("agent", "regularizer", "env", "protocol")
+"""The groups whose choice decides what a run's defaults are."""
+
+
 def compose_cells(table: TableConfig, users: Sequence[str]) -> list[Cell]:
     """Every cell, row by row, its whole configuration checked. Raises `UserError`."""
     cells = []
@@ -113,7 +117,9 @@ def compose_cells(table: TableConfig, users: Sequence[str]) -> list[Cell]:
                 seed_list(settings.seeds)
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 raise UserError(f"table {table.name}, {row} {column}: {explain(error)}") from error
-            cells.append(Cell(row, column, overrides, cfg, RunFolder.of(cfg)))
+            pairs = (override.partition("=") for override in overrides)
+            choices = {group: choice for group, _, choice in pairs if group in CHOICES}
+            cells.append(Cell(row, column, overrides, cfg, RunFolder.of(cfg, choices)))
     return cells
 
 

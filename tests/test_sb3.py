@@ -269,7 +269,7 @@ def test_a_baseline_leaves_what_our_own_runs_leave(baseline, runs):
         [np.mean([float(r["return"]) for r in rows[i::2][1:]]) for i in (0, 1)]
     )
 
-    events = EventAccumulator(str(baseline / "tensorboard/seed-4")).Reload()
+    events = EventAccumulator(str(baseline / "tensorboard")).Reload()
     assert {"eval/mean_reward", "train/critic_loss", "rollout/ep_rew_mean"} <= set(events.Tags()["scalars"])
     assert [p.step for p in events.Scalars("eval/mean_reward")] == [0, 200, 400]
 

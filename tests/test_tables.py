@@ -82,8 +82,10 @@ def cells_of(*overrides: str) -> dict[tuple[str, str], Cell]:
 def first(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """A table by `python run.py`, of which one run cannot start: its folder's place is taken."""
     root = tmp_path_factory.mktemp("table") / "runs"
-    (root / "gym" / "Pendulum-v1").mkdir(parents=True)
-    (root / "gym" / "Pendulum-v1" / "ddpg").write_text("in the way")
+    register()
+    blocked = cells_of(*RUN, f"runs_root={root}")["gym/Pendulum-v1", "ddpg"].folder.path
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("in the way")
     command = [sys.executable, str(ROOT / "run.py"), *TABLE, *RUN, f"runs_root={root}"]
     return root, subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
@@ -119,7 +121,7 @@ def test_again_only_what_is_missing_runs_and_then_nothing(first, capsys) -> None
     killed = cells["dmc/cartpole-balance", "beer"]
     finished = json.loads(killed.folder.summary.read_text())
     killed.folder.summary.unlink()
-    (root / "gym" / "Pendulum-v1" / "ddpg").unlink()
+    cells["gym/Pendulum-v1", "ddpg"].folder.path.unlink()
     fill(cells["gym/Pendulum-v1", "ddpg"], [[-900.0, -700.0]], 200)
 
     in_process(*overrides)
