@@ -212,7 +212,7 @@ def test_learning_goes_on_with_callbacks(trained, tmp_path):
 
 
 def test_a_video_can_be_recorded(tmp_path):
-    small = ["train.total_steps=100", "eval.episodes=1", "train.checkpoint_every=100"]
+    small = ["train.total_steps=100", "train.warmup_steps=50", "eval.episodes=1", "train.checkpoint_every=100"]
     folder = train(tmp_path / "run", "agent=ddpg", "env=dmc/cartpole-balance", *small, seeds="1")
     model = rlreg.sb3.load(folder, render_mode="rgb_array")
     env = model.get_env()
