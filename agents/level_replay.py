@@ -4,13 +4,14 @@ One student (`agents.ppo`), one buffer of scored levels (`rlreg.level_buffer`), 
 method is what it does in a cycle: which levels it plays, whether the student learns from that, and which levels are
 new. VAE-DRED is in `agents.vae_dred`. After Garcin et al. (ICML 2024); PLR: Jiang et al. 2021a, robust PLR: Jiang et
 al. 2021b, ACCEL: Parker-Holder et al. 2022.
-Shapes: S seeds, T steps of a rollout, N worlds a seed, K slots of the buffer, G a level's side.
+Shapes: S seeds, T steps of a rollout, N worlds of each seed, K slots of the buffer; `*level` is a level's own shape.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,10 +23,11 @@ from rlreg import checks
 from rlreg.agent import AgentConfig, CurriculumAgent
 from rlreg.errors import require
 from rlreg.level_buffer import LevelsConfig, ScoredLevels, Scores, draw, episode_scores
+from rlreg.level_space import Field, LevelSpace
 from rlreg.regularizers import Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.rollouts import Rollout, play
-from rlreg.training.curriculum import CurriculumTraining, LevelSpace
+from rlreg.training.curriculum import CurriculumTraining
 
 
 @dataclass
@@ -68,14 +70,14 @@ class Curriculum(CurriculumAgent):
         self,
         config: Any,
         regularizer: Regularizer,
-        obs_dim: int,
+        observation: Mapping[str, Field],
         num_actions: int,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
-        """`obs_dim` is not needed: the student's network is made for MiniGrid's view."""
+        """`observation` and `num_actions` as a `LevelSpace` has them."""
         self.config = config
-        self.student = PPO(config.student, regularizer, num_actions, seeds, device)
+        self.student = PPO(config.student, regularizer, observation, num_actions, seeds, device)
         self.seeds, self.device, self.alive = self.student.seeds, self.student.device, self.student.alive
         self.rng = Rng(seeds, device)
 
@@ -84,7 +86,6 @@ class Curriculum(CurriculumAgent):
         self.space = space
         self.num_envs, self.length = self.config.student.num_envs, self.config.student.rollout_length
         self.worlds = space.worlds(self.seeds, self.num_envs)
-        self.size = space.size
         limit = self.worlds.max_episode_steps
         valid = f"at least the {limit} steps of an episode: one that is longer than a rollout never ends in it"
         require(self.length >= limit, "agent.student.rollout_length", self.length, valid)
@@ -94,7 +95,7 @@ class Curriculum(CurriculumAgent):
         valid = f"more than the {number} training levels, which stay in it"
         require(not self.grows or capacity > number, "agent.levels.capacity", capacity, valid)
         levels = replace(self.config.levels, capacity=capacity, dataset_levels=number)
-        self.buffer = ScoredLevels(levels, len(self.seeds), self.size**2, dataset, self.device)
+        self.buffer = ScoredLevels(levels, len(self.seeds), math.prod(space.level_shape), dataset, self.device)
         self.warm_up = self.buffer.warm_up_cycles(self.num_envs) if self.uses_dataset else 0
         self.num_cycles = self.warm_up + num_updates
         self.cycles = 0
@@ -115,18 +116,18 @@ class Curriculum(CurriculumAgent):
     # ------------------------------------------------------- the common pieces
 
     def play(self, levels: Tensor, schedule: Tensor, stream: str) -> Rollout:
-        """A rollout in `levels` (S, K, G * G) by the indices in `schedule`.
+        """A rollout in `levels` (S, K, bytes) by the indices in `schedule`.
 
         (S, T, N): of the level for an episode that begins there. (S, N): each world repeats the one.
         """
-        maps = levels.view(len(self.seeds), -1, self.size, self.size)
+        maps = levels.view(len(self.seeds), -1, *self.space.level_shape)
         if repeat := schedule.dim() == 2:
             schedule = schedule.unsqueeze(1).expand(-1, self.length, -1)
         self.env_steps += self.length * self.num_envs
         return play(self.student, self.worlds, maps, schedule, self.rng, stream, self.cycles, repeat)
 
     def play_each(self, levels: Tensor, stream: str) -> Rollout:
-        """A rollout in new levels (S, N, G, G), one a world."""
+        """A rollout in new levels (S, N, *level), one a world."""
         self.new_levels = levels
         index = torch.arange(self.num_envs, device=self.device).expand(len(self.seeds), -1)
         return self.play(levels.flatten(2), index, stream)
@@ -160,7 +161,7 @@ class Curriculum(CurriculumAgent):
         return rollout
 
     def evaluate_candidates(self, levels: Tensor) -> None:
-        """Play new levels (S, N, G, G), one a world, without learning, and offer them to the buffer."""
+        """Play new levels (S, N, *level), one a world, without learning, and offer them to the buffer."""
         rollout = self.play_each(levels, "audition")
         inserted = self.buffer.insert(levels.flatten(2), self.scores(rollout), self.eta)
         self.last["levels/inserted"] = inserted.float().mean(dim=1)
@@ -177,7 +178,7 @@ class Curriculum(CurriculumAgent):
         return self.buffer.distribution(self.eta)
 
     def stored_levels(self, i: int, slots: Tensor) -> Tensor:
-        return self.buffer.levels[i, slots].view(-1, self.size, self.size)
+        return self.buffer.levels[i, slots].view(-1, *self.space.level_shape)
 
     def statistics(self) -> Metrics:
         probability = self.distribution()
@@ -307,7 +308,7 @@ class ACCEL(RobustPLR):
         return metrics
 
     def candidates(self) -> Tensor:
-        return self.space.empty_rooms(self.rng, "levels/empty", self.cycles, self.num_envs)
+        return self.space.empty_levels(self.rng, "levels/empty", self.cycles, self.num_envs)
 
 
 @dataclass
@@ -334,8 +335,8 @@ class EditReplay(Curriculum):
         return metrics
 
 
-def edited(curriculum: Any, rollout: Rollout) -> Tensor:
-    """New levels (S, N, G, G): edits of the 'easy' levels of a replay.
+def edited(curriculum: Curriculum, rollout: Rollout) -> Tensor:
+    """New levels (S, N, *level): edits of the 'easy' levels of a replay.
 
     The released code calls the worlds easy in which mean return less mean |A| (clipped to 1) is lowest, and takes
     the levels that they began the rollout with; the same few parents, tiled over all worlds.
@@ -348,5 +349,5 @@ def edited(curriculum: Any, rollout: Rollout) -> Tensor:
     parents = rollout.level[:, 0].gather(1, easy)
     index = torch.arange(curriculum.num_envs, device=easy.device) % easy.shape[1]
     rows = curriculum.buffer.take(parents[:, index])
-    maps = rows.view(*rows.shape[:2], curriculum.size, curriculum.size)
+    maps = rows.view(*rows.shape[:2], *curriculum.space.level_shape)
     return curriculum.space.edit(maps, curriculum.rng, "levels/edit", curriculum.cycles, edits.num_edits)

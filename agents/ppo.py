@@ -7,7 +7,7 @@ Shapes: S seeds, T steps of a rollout, N worlds a seed, H trunk features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlreg import checks
+from rlreg.level_space import Field, with_time
 from rlreg.networks import Params
 from rlreg.objectives import clipped_policy_loss, clipped_value_loss, gae, sampled_category, standardized
 from rlreg.optim import Adam, clip_by_norm, gradients
@@ -80,14 +81,19 @@ class PPO:
         self,
         config: PPOConfig,
         regularizer: Regularizer,
+        observation: Mapping[str, Field],
         num_actions: int,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
+        """`observation` says what the task shows: `rlreg.level_space.LevelSpace.observation`."""
         self.config, self.regularizer, self.device = config, regularizer, torch.device(device)
         self.seeds, self.num_actions = tuple(seeds), num_actions
         self.rng = Rng(seeds, device)
-        self.network = RecurrentActorCritic(num_actions, config.hidden_dim, config.filters, head_dim=config.head_dim)
+        self.network = RecurrentActorCritic(
+            observation, num_actions, config.hidden_dim, config.filters, head_dim=config.head_dim
+        )
+        self.feature_dim, self.bootstraps = config.hidden_dim, config.bootstrap == "value"
         self.params = self.network.init(self.rng)
         critic = {name: p for name, p in self.params.items() if not name.startswith("policy.")}
         extra, self.constants = regularizer.init(critic, self.rng)
@@ -103,13 +109,11 @@ class PPO:
         return self.network.initial_state(len(self.seeds), num_envs, self.device)
 
     def act(self, obs: Any, start: Tensor, state: LSTMState, uniform: Tensor) -> PolicyOutput:
-        """Draw actions by `uniform` (S, N, actions) in (0, 1). `obs` has image and direction; `start` (S, N) is bool.
+        """Draw actions by `uniform` (S, N, actions) in (0, 1), from what is seen (S, N, ...). `start` (S, N) is bool.
 
         True in `start` clears the memory.
         """
-        trunk, state = self.network.trunk(
-            self.params, obs.image.unsqueeze(1), obs.direction.unsqueeze(1), start.unsqueeze(1), state
-        )
+        trunk, state = self.network.trunk(self.params, with_time(obs), start.unsqueeze(1), state)
         trunk = trunk.squeeze(1)
         log_probs = torch.log_softmax(self.network.logits(self.params, trunk), dim=-1)
         action = sampled_category(log_probs, uniform)
@@ -164,9 +168,8 @@ class PPO:
     def outputs(self, params: Params, rollout: Rollout) -> Outputs:
         """The network on whole sequences, from a cleared memory."""
         net = self.network
-        trunk, _ = net.trunk(
-            params, rollout.image, rollout.direction, rollout.start, self.initial_state(rollout.start.shape[-1])
-        )
+        memory = self.initial_state(rollout.start.shape[-1])
+        trunk, _ = net.trunk(params, rollout.obs, rollout.start, memory)
         trunk = trunk.flatten(1, 2)
         feature = net.value_features(params, trunk)
         return Outputs(torch.log_softmax(net.logits(params, trunk), dim=-1), feature, net.value(params, feature))

@@ -16,8 +16,8 @@ import torch
 from agents.level_replay import Curriculum, CurriculumConfig
 from rlreg import checks
 from rlreg.errors import require
+from rlreg.level_space import LevelSpace
 from rlreg.regularizers import Metrics
-from rlreg.training.curriculum import LevelSpace
 
 
 @dataclass

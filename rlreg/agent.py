@@ -31,6 +31,10 @@ from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 if TYPE_CHECKING:
     import gymnasium
 
+    from rlreg.level_space import LevelSpace
+    from rlreg.rng import Rng
+    from rlreg.rollouts import Student
+
 
 @dataclass
 class AgentConfig:
@@ -170,8 +174,10 @@ class BatchAgent(Agent, Policy):
 class CurriculumAgent(Agent):
     """S learners, each with a curriculum of levels of its own: `agents.level_replay`."""
 
-    student: Any
-    """Who plays and learns: `rlreg.rollouts.Student`."""
+    student: Student
+    """Who plays and learns."""
+    rng: Rng
+    """What is drawn for measurements."""
     uses_dataset: ClassVar[bool] = True
     """Whether the training levels are the curriculum's to begin with."""
     cycles: int
@@ -181,9 +187,21 @@ class CurriculumAgent(Agent):
     new_levels: Tensor | None
     """The newest levels that are none of the dataset's, (S, n, *level), to be shown."""
 
+    @classmethod
+    def for_env(
+        cls, config: Any, regularizer: Regularizer, env: LevelSpace, seeds: Sequence[int], device: torch.device | str
+    ) -> Self:
+        """A fresh agent whose students see what the task shows, and have its discrete actions."""
+        return cls(config, regularizer, env.observation, env.num_actions, seeds, device)
+
+    @property
+    def information(self) -> Any:
+        """How to measure what features tell of levels: settings `every`, `num_envs`, `length`; see `rlreg.transfer`."""
+        return self.config.information
+
     @abstractmethod
-    def setup(self, space: Any, num_updates: int) -> None:
-        """Take up the levels of a `LevelSpace`, for a run of `num_updates` updates of the student."""
+    def setup(self, space: LevelSpace, num_updates: int) -> None:
+        """Take up the levels of `space`, for a run of `num_updates` updates of the student."""
 
     def begin(self, report: Callable[[str], None]) -> None:
         """What has to be done before the first cycle; `report(text)` tells the user of slow parts."""

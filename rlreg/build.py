@@ -16,7 +16,7 @@ from rlreg.config import seed_list
 from rlreg.errors import UserError, require
 from rlreg.regularizers import Regularizer
 from rlreg.run_folder import RunFolder
-from rlreg.task import Task
+from rlreg.task import Task, require_loop
 
 T = TypeVar("T")
 
@@ -45,8 +45,9 @@ def build_task(cfg: DictConfig) -> Task:
 
 def build_agent(cfg: DictConfig, task: Task, seeds: Sequence[int], device: str) -> Agent:
     """The S learners of a configuration, sized by its task. Raises `UserError`."""
-    regularizer = _described(cfg.regularizer, _class(cfg, "regularizer", Regularizer))
     kind = _class(cfg, "agent", Agent)
+    require_loop(cfg.agent.name, kind.Training.loop, task)
+    regularizer = _described(cfg.regularizer, _class(cfg, "regularizer", Regularizer))
     return kind.for_env(_described(cfg.agent, kind.Config), regularizer, task.probe(), seeds, device)
 
 

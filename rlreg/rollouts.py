@@ -1,31 +1,20 @@
 """Playing levels: S students in N worlds each, for a fixed number of steps, a new level wherever an episode ends.
 
 The levels of a whole rollout are drawn beforehand, one for each step at which a world might need one, so that
-playing is a fixed program. Knows nothing of what a level is, nor of who learns.
-Shapes: S seeds, T steps, N worlds a seed, D bytes of a level.
+playing is a fixed program. Knows nothing of what a level is or shows, nor of who learns.
+Shapes: S seeds, T steps, N worlds of each seed; `*level` is a level's own shape.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from rlreg.level_space import LevelEnv, stacked
 from rlreg.rng import Rng
-
-DIRECTIONS = 4
-
-
-class LevelWorlds(Protocol):
-    """What is played in: `envs.cave.worlds.CaveWorlds`."""
-
-    num_envs: int
-    max_episode_steps: int
-
-    def set_levels(self, levels: Tensor, direction: Tensor, where: Tensor | None = None) -> None: ...
-    def observe(self) -> Any: ...
-    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class PolicyOutput(NamedTuple):
@@ -43,13 +32,25 @@ class PolicyOutput(NamedTuple):
     """Its memory after the observation."""
 
 
+class Student(Protocol):
+    """Who plays: `agents.ppo.PPO`."""
+
+    seeds: Sequence[int]
+    num_actions: int
+    bootstraps: bool
+    """Whether a time-out, and the rollout's end, are worth V there; nothing otherwise."""
+    feature_dim: int
+    """H, the size of `PolicyOutput.trunk`."""
+
+    def initial_state(self, num_envs: int) -> Any: ...
+    def act(self, obs: Any, start: Tensor, state: Any, uniform: Tensor) -> PolicyOutput: ...
+
+
 class Rollout(NamedTuple):
     """T steps of (S, N) worlds; every world begins with a new episode."""
 
-    image: Tensor
-    """(S, T, N, 5, 5, 3) uint8."""
-    direction: Tensor
-    """(S, T, N) int64."""
+    obs: Any
+    """What was seen: a NamedTuple of tensors (S, T, N, ...)."""
     start: Tensor
     """(S, T, N) bool: the first step of an episode."""
     action: Tensor
@@ -91,8 +92,8 @@ class Rollout(NamedTuple):
 
 @torch.no_grad()
 def play(
-    student: Any,
-    worlds: LevelWorlds,
+    student: Student,
+    worlds: LevelEnv,
     levels: Tensor,
     schedule: Tensor,
     rng: Rng,
@@ -101,41 +102,40 @@ def play(
     repeat: bool = False,
     keep_trunk: bool = False,
 ) -> Rollout:
-    """Roll the student out: `levels` (S, K, G, G) by index, `schedule` (S, T, N) the index of the level that begins
+    """Roll the student out: `levels` (S, K, *level) by index, `schedule` (S, T, N) the index of the level that begins
     at step t if one does: everywhere at t = 0, and where an episode has just ended.
 
-    The start direction is drawn anew with every level. With `repeat` each world keeps both, level and direction,
-    that it has at t = 0. `stream` and `number` name this rollout: actions and start directions are functions of them
-    and the seed.
+    What is random about a start is drawn anew with every level. With `repeat` each world keeps both, level and start,
+    that it has at t = 0. `stream` and `number` name this rollout: actions and starts are functions of them and of the
+    seed.
     """
     num_seeds, length, num_envs = schedule.shape
     device = schedule.device
-    direction = rng.integers(f"{stream}/direction", number, (length, num_envs), DIRECTIONS)
+    starts = worlds.draw_starts(rng, stream, number, length)
     if repeat:
-        schedule, direction = (x[:, :1].expand(-1, length, -1) for x in (schedule, direction))
+        schedule, starts = (x[:, :1].expand(-1, length, *x.shape[2:]) for x in (schedule, starts))
     uniform = rng.uniform(f"{stream}/action", number, (length, num_envs, student.num_actions))
     seed_index = torch.arange(num_seeds, device=device)[:, None]
-    bootstrap = student.config.bootstrap == "value"
 
     start = torch.ones(num_seeds, num_envs, dtype=torch.bool, device=device)
     level = schedule[:, 0]
     state = student.initial_state(num_envs)
-    steps = []
+    seen, steps = [], []
     for t in range(length):
         level = torch.where(start, schedule[:, t], level)
-        worlds.set_levels(levels[seed_index, schedule[:, t]], direction[:, t], start)
+        worlds.set_levels(levels[seed_index, schedule[:, t]], starts[:, t], start)
         obs = worlds.observe()
         acted = student.act(obs, start, state, uniform[:, t])
         reward, terminated, truncated = worlds.step(acted.action)
         done = terminated | truncated
         final_value = torch.zeros_like(reward)
-        if bootstrap:
+        if student.bootstraps:
             after = student.act(worlds.observe(), torch.zeros_like(start), acted.state, uniform[:, t]).value
             cut = truncated if t < length - 1 else ~terminated
             final_value = torch.where(cut, after, 0.0)
-        seen = (obs.image, obs.direction, start)
+        seen.append(obs)
         came = (reward, terminated, truncated, final_value, level, acted.trunk if keep_trunk else None)
-        steps.append((*seen, acted.action, acted.log_prob, acted.value, *came))
+        steps.append((start, acted.action, acted.log_prob, acted.value, *came))
         state, start = acted.state, done
     columns = [None if column[0] is None else torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
-    return Rollout(*columns)
+    return Rollout(stacked(seen), *columns)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlreg.buffers import DatasetBuffer
-    from rlreg.training.curriculum import LevelSpace
+    from rlreg.level_space import LevelSpace
 
     Score = Callable[[Tensor], Tensor]
     """Turns returns into a task's normalised scores, in any shape."""
@@ -65,7 +65,9 @@ class Task:
     """What run folders, tables and messages call it: the setting `env.name`."""
     loop: ClassVar[Loop] = Loop.ONLINE
     """The kind of loop that it is for. `ONLINE` needs `vector_env`; `OFFLINE` `dataset` too; `CURRICULUM`
-    `level_space` and `probe`."""
+    `level_space`."""
+    measured_on: ClassVar[tuple[str, ...]] = ()
+    """Of a task of levels: the settings that say what a student is measured on, which mode=evaluate may change."""
 
     @classmethod
     def names_code(cls, settings: dict[str, Any]) -> str | None:
@@ -91,7 +93,9 @@ class Task:
         raise UserError(f"env={self.name} has no single environment")
 
     def probe(self) -> VectorEnv | LevelSpace:
-        """What tells an agent the sizes of its networks, `obs_dim` and `action_dim` above all. It is not stepped."""
+        """What tells an agent the sizes of its networks. It is not stepped."""
+        if self.loop is Loop.CURRICULUM:
+            return self.level_space()
         env = self.vector_env((0,), 1, Purpose.EVALUATE)
         env.close()
         return env

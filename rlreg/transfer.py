@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlreg.level_space import LevelEnv
 from rlreg.networks import Params, linear, orthogonal_init
 from rlreg.optim import Adam, clip_by_norm, gradients
 from rlreg.rng import Rng
-from rlreg.rollouts import DIRECTIONS, LevelWorlds, play
+from rlreg.rollouts import Student, play
 
 LOOK_EVERY = 32
 """Steps between two looks at whether all episodes have ended: a look makes a GPU wait."""
@@ -36,14 +37,14 @@ class Outcome(NamedTuple):
 
 
 @torch.no_grad()
-def attempt(student: Any, worlds: LevelWorlds, levels: Tensor, rng: Rng, stream: str, number: int) -> Outcome:
-    """One episode on each of `levels` (L, G, G), in as many worlds, by the stochastic policy, facing anywhere.
+def attempt(student: Student, worlds: LevelEnv, levels: Tensor, rng: Rng, stream: str, number: int) -> Outcome:
+    """One episode on each of `levels` (L, *level), in as many worlds, by the stochastic policy, from any start.
 
     What happens is a function of (seed, stream, number).
     """
     num_levels, num_seeds = len(levels), len(student.seeds)
-    direction = rng.integers(f"{stream}/direction", number, (num_levels,), DIRECTIONS)
-    worlds.set_levels(levels.expand(num_seeds, *levels.shape), direction)
+    starts = worlds.draw_starts(rng, stream, number, 1)
+    worlds.set_levels(levels.expand(num_seeds, *levels.shape), starts[:, 0])
     state = student.initial_state(num_levels)
     running = torch.ones(num_seeds, num_levels, dtype=torch.bool, device=levels.device)
     first = running
@@ -91,8 +92,8 @@ class LevelClassifier:
         self.params: Params = {"weight": weight, "bias": weight.new_zeros(len(weight), 1, num_levels)}
         self.optimizer = Adam(self.params, self.LEARNING_RATE, eps=self.ADAM_EPS)
 
-    def measure(self, student: Any, worlds: LevelWorlds, levels: Tensor, length: int, number: int) -> Tensor:
-        """Play `length` steps in uniformly drawn `levels` (L, G, G), learn from them once; the bound (S,), in nats.
+    def measure(self, student: Student, worlds: LevelEnv, levels: Tensor, length: int, number: int) -> Tensor:
+        """Play `length` steps in uniformly drawn `levels` (L, *level), learn from them once; the bound (S,), in nats.
 
         Features and levels are those of the same step: the released code's are two steps apart.
         """

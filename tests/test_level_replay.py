@@ -64,7 +64,7 @@ def space():
 def curriculum(space, method=EditReplay, config=EditReplayConfig, seeds=(0, 1), num_envs=5, more=None, **levels):
     student = PPOConfig(hidden_dim=8, filters=2, head_dim=4, num_envs=num_envs, rollout_length=48, epochs=1)
     levels = LevelsConfig(**({"capacity": 20} | levels))
-    made = method(config(student=student, levels=levels, **(more or {})), Regularizer(), 75, 7, seeds)
+    made = method(config(student=student, levels=levels, **(more or {})), Regularizer(), space.observation, 7, seeds)
     made.setup(space, 10)
     return made
 
@@ -97,7 +97,7 @@ def test_the_warm_up_sees_every_level_and_learns_nothing(space):
 
 def test_the_paper_s_warm_up_is_15_cycles():
     full = CaveEscape("cave_escape_512_4ts_varp", None, ["cave_escape_512_4ts_varp:test"], 4)
-    made = EditReplay(EditReplayConfig(), Regularizer(), 75, 7, (0,))
+    made = EditReplay(EditReplayConfig(), Regularizer(), full.observation, 7, (0,))
     made.setup(full, 28_739)
     assert (len(full.dataset), made.warm_up, made.num_cycles) == (512, 15, 28_754)
     assert made.buffer.config.capacity == 4000
@@ -131,6 +131,8 @@ def test_edits_are_of_the_levels_with_the_lowest_return_less_value_loss(space):
     seen = {}
 
     class Spy:
+        level_shape = space.level_shape
+
         def edit(self, levels, *_):
             seen["levels"] = levels
             return levels

@@ -8,6 +8,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from agents.ppo import PPO, PPOConfig
 from envs.cave.edits import empty_rooms
+from envs.cave.space import CaveEscape
 from envs.cave.worlds import CaveWorlds
 from rlreg.objectives import clipped_policy_loss, clipped_value_loss, gae, sampled_category, standardized
 from rlreg.optim import clip_by_norm
@@ -19,7 +20,7 @@ SMALL = {"hidden_dim": 16, "filters": 4, "head_dim": 8, "num_envs": 6, "rollout_
 
 
 def student(seeds=(0,), regularizer=None, **settings):
-    return PPO(PPOConfig(**(SMALL | settings)), regularizer or Regularizer(), 7, seeds)
+    return PPO(PPOConfig(**(SMALL | settings)), regularizer or Regularizer(), CaveEscape.observation, 7, seeds)
 
 
 def rolled_out(agent, number=1, size=6, max_episode_steps=15):
@@ -91,9 +92,9 @@ def test_worlds_that_repeat_a_level_keep_the_direction():
     for rollout in (again, anew):
         assert torch.equal(rollout.level, schedule) and (rollout.start.sum(dim=1) > 1).all()
     for n in range(6):
-        assert len(set(again.direction[0, :, n][again.start[0, :, n]].tolist())) == 1
-    assert any(len(set(anew.direction[0, :, n][anew.start[0, :, n]].tolist())) > 1 for n in range(6))
-    assert len(set(again.direction[0, 0].tolist())) > 1
+        assert len(set(again.obs.direction[0, :, n][again.start[0, :, n]].tolist())) == 1
+    assert any(len(set(anew.obs.direction[0, :, n][anew.start[0, :, n]].tolist())) > 1 for n in range(6))
+    assert len(set(again.obs.direction[0, 0].tolist())) > 1
 
 
 def test_an_update_is_torch_s():

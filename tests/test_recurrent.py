@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from envs.cave.space import CaveEscape
+from envs.cave.worlds import Observation
 from rlreg.networks import orthogonal_init
 from rlreg.recurrent import LSTM, LSTMState, RecurrentActorCritic
 from rlreg.rng import Rng
@@ -92,14 +94,14 @@ def test_an_episode_does_not_see_the_one_before(setting):
 
 
 def test_the_network_is_the_published_one():
-    net = RecurrentActorCritic(num_actions=7)
+    net = RecurrentActorCritic(CaveEscape.observation, num_actions=7)
     params = net.init(Rng([5]))
     assert sum(p.numel() for p in params.values()) == 433_953
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 11, (1, 1, 4, 5, 5, 3), generator=generator, dtype=torch.uint8)
     direction = torch.randint(0, 4, (1, 1, 4), generator=generator)
     start = torch.ones(1, 1, 4, dtype=torch.bool)
-    trunk, _ = net.trunk(params, image, direction, start, net.initial_state(1, 4))
+    trunk, _ = net.trunk(params, Observation(image, direction), start, net.initial_state(1, 4))
 
     # The same by torch.nn.functional, channels first, as the released network is written down.
     kernel = params["image.weight"][0].T.reshape(16, 3, 3, 3)

@@ -10,6 +10,7 @@ import torch
 
 from agents.ppo import PPO, PPOConfig
 from envs.cave.edits import random_levels
+from envs.cave.space import CaveEscape
 from envs.cave.tiles import EMPTY, GOAL, START, WALL
 from envs.cave.worlds import CaveWorlds
 from rlreg.checkpoint import copy_into, flatten
@@ -22,7 +23,7 @@ SMALL = {"hidden_dim": 16, "filters": 4, "head_dim": 8}
 
 
 def student(seeds):
-    return PPO(PPOConfig(**SMALL), Regularizer(), 7, seeds)
+    return PPO(PPOConfig(**SMALL), Regularizer(), CaveEscape.observation, 7, seeds)
 
 
 class Straight:

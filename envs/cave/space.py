@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,18 +13,19 @@ from envs.cave import edits
 from envs.cave.level_model import LevelModel
 from envs.cave.level_sets import SPLITS, LevelSet, level_set
 from envs.cave.rendering import render, sheet
-from envs.cave.worlds import NUM_ACTIONS, CaveWorlds
+from envs.cave.worlds import DIRECTIONS, NUM_ACTIONS, VIEW, CaveWorlds
 from rlreg.errors import require
+from rlreg.level_space import Category, Image, LevelSpace
 from rlreg.rng import Rng
 from rlreg.task import Loop, Task
 
 
-class CaveEscape:
+class CaveEscape(LevelSpace):
     """The levels of one run, on `device`."""
 
-    obs_dim = 5 * 5 * 3
-    action_dim = NUM_ACTIONS
-    """Discrete actions."""
+    name = "CaveEscape"
+    observation: ClassVar = {"image": Image(VIEW, VIEW, 3, scale=10.0), "direction": Category(len(DIRECTIONS))}
+    num_actions = NUM_ACTIONS
 
     def __init__(
         self,
@@ -40,21 +42,25 @@ class CaveEscape:
         require(bool(evaluate_on), "env.evaluate_on", list(evaluate_on), "at least one set")
         training = self._set(f"{dataset}:train", layouts)
         self.dataset = self._maps(training if count is None else training.first(count, "env.count"))
-        self.size = self.dataset.shape[-1]
+        self.level_shape = tuple(self.dataset.shape[1:])
+        self.size = self.level_shape[-1]
+        """G, a level's side."""
         self.evaluation = {}
         for name in evaluate_on:
             held_out = self._set(name, layouts)
             self.evaluation[name] = self._maps(held_out.first(min(evaluate_count or len(held_out), len(held_out))))
 
-    def worlds(self, seeds: Sequence[int], num_envs: int, size: int | None = None) -> CaveWorlds:
-        """Worlds for levels of `size`, that of the training levels by default."""
-        return CaveWorlds(seeds, num_envs, size or self.size, self.max_episode_steps, self.device)
+    def worlds(
+        self, seeds: Sequence[int], num_envs: int, level_shape: tuple[int, ...] | None = None
+    ) -> CaveWorlds:
+        size = (level_shape or self.level_shape)[-1]
+        return CaveWorlds(seeds, num_envs, size, self.max_episode_steps, self.device)
 
     def random_levels(self, rng: Rng, stream: str, step: int, count: int) -> Tensor:
         """DR's levels, (S, count, G, G)."""
         return edits.random_levels(rng, stream, step, count, self.size)
 
-    def empty_rooms(self, rng: Rng, stream: str, step: int, count: int) -> Tensor:
+    def empty_levels(self, rng: Rng, stream: str, step: int, count: int) -> Tensor:
         """ACCEL's first levels, (S, count, G, G)."""
         return edits.empty_rooms(rng, stream, step, count, self.size)
 
@@ -89,6 +95,7 @@ class CaveTask(Task):
     """CaveEscape's levels; see `envs.registry.CaveConfig` for the settings, which are those of `CaveEscape`."""
 
     loop = Loop.CURRICULUM
+    measured_on = ("evaluate_on", "evaluate_count", "layouts")
 
     def __init__(
         self,
@@ -107,9 +114,6 @@ class CaveTask(Task):
             "layouts": layouts,
             "max_episode_steps": max_episode_steps,
         }
-
-    def probe(self) -> CaveEscape:
-        return self.level_space()
 
     def level_space(self, device: torch.device | str = "cpu") -> CaveEscape:
         return CaveEscape(**self._settings, device=device)

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 from envs.cave.tiles import COLORS, EMPTY, GOAL, LAVA, START, WALL
 from rlreg.errors import UserError, require
+from rlreg.level_space import LevelEnv
+from rlreg.rng import Rng
 
 NUM_ACTIONS = 7
 """MiniGrid's: left, right, forward, and pick up, drop, toggle and done, which do nothing here."""
@@ -87,7 +89,7 @@ def act(
     return (position, direction, steps), (reward, terminated, truncated)
 
 
-class CaveWorlds:
+class CaveWorlds(LevelEnv):
     """S x N worlds, each with a level of its own.
 
     There is no autoreset: who steps the worlds decides on the next level, and gives it with
@@ -144,6 +146,10 @@ class CaveWorlds:
     def steps(self) -> Tensor:
         """(S, N) int64: steps since the level was set, at most `max_episode_steps`."""
         return self._steps.clone()
+
+    def draw_starts(self, rng: Rng, stream: str, number: int | Tensor, length: int) -> Tensor:
+        """Directions to face first, (S, length, N) int64, all equally likely."""
+        return rng.integers(f"{stream}/direction", number, (length, self.num_envs), len(DIRECTIONS))
 
     def set_levels(self, levels: Tensor, direction: Tensor, where: Tensor | None = None) -> None:
         """Begin an episode in `levels` (S, N, G, G) uint8, facing `direction` (S, N) int64.

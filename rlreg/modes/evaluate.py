@@ -8,7 +8,7 @@ from rlreg.build import build_task, load_agent
 from rlreg.evaluation import evaluate
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
-from rlreg.task import Loop, require_loop
+from rlreg.task import Loop
 from rlreg.training.curriculum import transfer
 
 
@@ -16,16 +16,15 @@ def run(cfg: DictConfig) -> None:
     """Evaluate a run's checkpoint: `mode=evaluate run_dir=...`, `eval.episodes` episodes a seed.
 
     A curriculum's is evaluated once on each level of the run's sets; where the run's `env=` is given too, on what that
-    one's `evaluate_on`, `evaluate_count` and `layouts` say. Training levels and time limit are always the run's.
+    one's settings say (`Task.measured_on`). Training levels and time limit are always the run's.
     """
     folder = RunFolder.given(cfg)
     run_cfg = folder.load_config(cfg.trust)
     agent, step = load_agent(folder, cfg.device, cfg.checkpoint, cfg.trust)
     task = build_task(run_cfg)
-    require_loop(run_cfg.agent.name, agent.Training.loop, task)
     if task.loop is Loop.CURRICULUM:
         if cfg.env.name == run_cfg.env.name:
-            for name in ("evaluate_on", "evaluate_count", "layouts"):
+            for name in task.measured_on:
                 run_cfg.env[name] = cfg.env[name]
         values = transfer(agent, build_task(run_cfg).level_space(cfg.device), step)
         what = "every level once"

@@ -16,7 +16,7 @@ from rlreg.errors import UserError
 from rlreg.eval_table import evaluations_text, read_evaluations
 from rlreg.files import read_text, write_atomic
 from rlreg.run_folder import RunFolder
-from rlreg.task import Loop, Task, require_loop
+from rlreg.task import Loop, Task
 from rlreg.training.offline import require_same_data
 
 
@@ -29,7 +29,6 @@ def run(cfg: DictConfig) -> None:
     # Whatever a setting can be refused by comes before the folder is made, so that a refused run leaves none behind.
     task = build_task(cfg)
     agent = build_agent(cfg, task, seeds, settings.device)
-    require_loop(cfg.agent.name, agent.Training.loop, task)
     where = f"run folder: {folder.path}{_backends(task, settings)}"
     if folder.complete_for(cfg):
         with folder.locked():

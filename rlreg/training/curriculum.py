@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,9 +20,8 @@ from rlreg.agent import CurriculumAgent
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.files import write_atomic
+from rlreg.level_space import LevelSpace
 from rlreg.metrics import OF_A_SET
-from rlreg.rng import Rng
-from rlreg.rollouts import LevelWorlds
 from rlreg.run_folder import RunFolder
 from rlreg.stats import mean_interval
 from rlreg.task import Loop, Task
@@ -36,25 +35,6 @@ COLUMNS = (
 """What eval.csv has of every curriculum; `solved` and `return` of each evaluation set follow."""
 SHOWN_LEVELS = 12
 """Levels on a sheet in TensorBoard."""
-
-
-class LevelSpace(Protocol):
-    """The levels of a task, and worlds to play them in: `envs.cave.space.CaveEscape`."""
-
-    size: int
-    """G, a level's side."""
-    dataset: Tensor
-    """(L, G, G) uint8: the training levels."""
-    evaluation: Mapping[str, Tensor]
-    """Levels (L, G, G) to measure transfer on, by the name of their set; the first set is the held-out one."""
-
-    def worlds(self, seeds: Sequence[int], num_envs: int, size: int | None = None) -> LevelWorlds: ...
-    def random_levels(self, rng: Rng, stream: str, step: int, count: int) -> Tensor: ...
-    def empty_rooms(self, rng: Rng, stream: str, step: int, count: int) -> Tensor: ...
-    def edit(self, levels: Tensor, rng: Rng, stream: str, step: int, num_edits: int) -> Tensor: ...
-    def level_model(self, seeds: Sequence[int], latent: int, hidden: int) -> Any: ...
-    def sheet(self, levels: Tensor) -> np.ndarray: ...
-    def pictures(self, worlds: Any) -> np.ndarray: ...
 
 
 class CurriculumTraining(Training):
@@ -81,8 +61,8 @@ class CurriculumTraining(Training):
         self.space = space
         of_sets = (f"{kind}/{name}" for name in space.evaluation for kind in OF_A_SET)
         self.columns = (*COLUMNS, *of_sets)
-        settings = agent.config.information
-        self.classifier = LevelClassifier(agent.rng, agent.config.student.hidden_dim, len(self.space.dataset))
+        settings = agent.information
+        self.classifier = LevelClassifier(agent.rng, agent.student.feature_dim, len(self.space.dataset))
         self.classifier_worlds = self.space.worlds(agent.seeds, settings.num_envs)
         self.information = torch.full((len(agent.seeds),), torch.nan, device=agent.device)
         """(S,): the newest bound on the mutual information of features and levels."""
@@ -101,7 +81,7 @@ class CurriculumTraining(Training):
         self.metrics |= metrics
         self.updates += 1
         self.step += 1
-        settings = self.agent.config.information
+        settings = self.agent.information
         if settings.every and self.step % settings.every == 0:
             bound = self.classifier.measure(
                 self.agent.student, self.classifier_worlds, self.space.dataset, settings.length, self.step
@@ -134,7 +114,9 @@ class CurriculumTraining(Training):
 
     def _show(self, tag: str, levels: Iterable[Tensor]) -> None:
         """The first of each seed's levels as one picture."""
-        self.logger.images(self.step, tag, [self.space.sheet(own[:SHOWN_LEVELS]) for own in levels])
+        pictures = [self.space.sheet(own[:SHOWN_LEVELS]) for own in levels]
+        if all(picture is not None for picture in pictures):
+            self.logger.images(self.step, tag, pictures)
 
     def _log(self) -> None:
         self.logger.scalars(self.step, self.agent.statistics())
@@ -179,7 +161,7 @@ def attempts(agent: CurriculumAgent, space: LevelSpace, number: int) -> dict[str
     """One episode on each training level and each level of each set; evaluation `number` decides the random numbers."""
     outcomes = {}
     for name, levels in {"train": space.dataset, **space.evaluation}.items():
-        worlds = space.worlds(agent.seeds, len(levels), levels.shape[-1])
+        worlds = space.worlds(agent.seeds, len(levels), tuple(levels.shape[1:]))
         outcomes[name] = attempt(agent.student, worlds, levels, agent.rng, f"transfer/{name}", number)
     return outcomes
 

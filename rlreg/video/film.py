@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlreg.agent import CurriculumAgent
 from rlreg.errors import UserError
+from rlreg.level_space import LevelSpace
 from rlreg.task import Loop
 from rlreg.video import opengl
 from rlreg.video.worker import END
@@ -67,7 +69,7 @@ def film_now(agent: Any, task: Any, path: Path, number: int) -> Footage:
 
 
 @torch.no_grad()
-def film_levels(agent: Any, space: Any, folder: Path, episodes: int, number: int) -> list[Footage]:
+def film_levels(agent: CurriculumAgent, space: LevelSpace, folder: Path, episodes: int, number: int) -> list[Footage]:
     """A film for each seed's student, `<folder>/seed-<k>.mp4`: one episode on each of `episodes` held-out levels.
 
     The levels are spread evenly over the first evaluation set; evaluation `number` decides the random numbers.
@@ -93,13 +95,13 @@ def film_levels(agent: Any, space: Any, folder: Path, episodes: int, number: int
 
 
 def _play_level(
-    agent: Any, space: Any, level: torch.Tensor, films: Sequence[Film], stream: str, number: int
+    agent: CurriculumAgent, space: LevelSpace, level: torch.Tensor, films: Sequence[Film], stream: str, number: int
 ) -> list[float]:
-    """One episode of every seed on one level (G, G), filmed. Returns their returns."""
+    """One episode of every seed on one `level`, filmed. Returns their returns."""
     student, count = agent.student, len(agent.seeds)
-    worlds = space.worlds(agent.seeds, 1, level.shape[-1])
-    looks_right = torch.zeros(count, 1, dtype=torch.int64, device=level.device)
-    worlds.set_levels(level.expand(count, 1, *level.shape), looks_right)
+    worlds = space.worlds(agent.seeds, 1, tuple(level.shape))
+    start = torch.zeros_like(worlds.draw_starts(agent.rng, stream, number, 1)[:, 0])
+    worlds.set_levels(level.expand(count, 1, *level.shape), start)
     state = student.initial_state(1)
     running = torch.ones(count, 1, dtype=torch.bool, device=level.device)
     first, total = running, torch.zeros(count, 1, device=level.device)
