@@ -56,8 +56,8 @@ class LevelEnv(ABC):
     def draw_starts(self, rng: Rng, stream: str, number: int | Tensor, length: int) -> Tensor:
         """All that is random about the starts of episodes, for `length` times: (S, length, N, ...).
 
-        A function of (seed, stream, number). `set_levels` takes what belongs to one time; zeros are a start too, the one
-        that films begin with. Where nothing is random it is zeros (S, length, N).
+        A function of (seed, stream, number). `set_levels` takes what belongs to one time; zeros are a start too, that
+        of films. Where nothing is random they are all there is: (S, length, N).
         """
 
     @abstractmethod

@@ -47,12 +47,79 @@ def small(given: list[str]) -> list[str]:
     return [*(o for o in given if not o.startswith(("train.total_steps", "launcher"))), *SMALL]
 
 
-TASK, SUITE, TABLE, MEASURE = (
+AGENT, REGULARIZER, LEVELS, TASK, SUITE, TABLE, MEASURE = (
+    "An agent",
+    "A regulariser",
+    "A level task of your own",
     "A task of your own on dm_control",
     "A suite of tasks",
     "A table",
     "A new measure",
 )
+
+
+def test_an_agent_is_one_file_and_one_yaml(tmp_path):
+    """It learns with a regulariser, compiled or not, goes on after half of its run, and has no export."""
+    write_files(AGENT, tmp_path)
+    (given,) = commands(AGENT)
+    settings = [*(o for o in small(given) if not o.startswith("seeds")), "seeds=2"]
+    run(tmp_path, *settings, "run_dir=whole")
+    summary = json.loads((tmp_path / "whole/summary.json").read_text())
+    assert summary["steps"] == 200 and summary["diverged"] == [] and summary["final"]["rank"][0] > 0
+    run(tmp_path, *settings, "train.total_steps=100", "run_dir=half")
+    run(tmp_path, *settings, "run_dir=half", "trust=true")
+    assert (tmp_path / "half/eval.csv").read_text() == (tmp_path / "whole/eval.csv").read_text()
+    refused = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "mode=export", "run_dir=whole", "trust=true"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert refused.returncode == 2 and "agent=no_target has no counterpart in Stable-Baselines3" in refused.stderr
+
+
+def test_a_regulariser_is_one_class_and_one_yaml(tmp_path):
+    write_files(REGULARIZER, tmp_path)
+    (given,) = commands(REGULARIZER)
+    printed = run(tmp_path, *small(given))
+    assert re.search(r"run folder: runs/gym/Pendulum-v1/td3\+small_features-", printed)
+    command = [sys.executable, str(ROOT / "run.py"), *small(given), "regularizer.weight=-1"]
+    refused = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert refused.stderr.strip() == "error: regularizer.weight=-1.0 is not valid; give a number >= 0"
+    # What its own agent is called: by its plain name.
+    (tmp_path / "agent").mkdir()
+    own = "defaults:\n  - td3\n  - override /regularizer@_global_.regularizer: small_features\n"
+    (tmp_path / "agent/smooth.yaml").write_text(own + "name: smooth\nown_regularizer: small_features\n")
+    mine = [o for o in small(given) if not o.startswith(("agent=", "regularizer="))]
+    assert "runs/gym/Pendulum-v1/smooth-" in run(tmp_path, *mine, "agent=smooth")
+
+
+@pytest.mark.parametrize("agent", ["uniform", "plr", "dr"])
+def test_a_level_task_is_one_file_and_one_yaml_and_its_students_learn(tmp_path, agent):
+    """Its observations, levels and starts are nothing like MiniGrid's. Levels of lengths that were never played."""
+    write_files(LEVELS, tmp_path)
+    given = [o for o in commands(LEVELS)[0] if not o.startswith(("agent=", "train."))]
+    student = ["hidden_dim=16", "head_dim=8", "num_envs=16", "learning_rate=5e-3", "discount=0.9"]
+    small_run = ["train.total_steps=40", "train.log_every=20", "train.checkpoint_every=20", "eval.every=20"]
+    run(
+        tmp_path, *given, f"agent={agent}", *(f"agent.student.{setting}" for setting in student), *small_run,
+        "agent.information.every=20", "agent.information.length=64", "threads=1", "run_dir=run",
+    )  # fmt: skip
+    final = json.loads((tmp_path / "run/summary.json").read_text())["final"]
+    assert final["solved/longer"] == final["solved"] and final["solved"][0] > 0.9
+    found = run(tmp_path, "mode=evaluate", "run_dir=run", "trust=true")
+    assert f"solved/longer {final['solved'][0]:.2f}" in found
+
+
+def test_what_a_level_task_has_not_is_one_line(tmp_path):
+    write_files(LEVELS, tmp_path)
+    given = [o for o in commands(LEVELS)[0] if not o.startswith("agent=")]
+    given += ["agent=vae_dred", "agent.pairs=4", "agent.interpolations=9"]
+    command = [sys.executable, str(ROOT / "run.py"), *given]
+    refused = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert refused.stderr.strip() == "error: corridor has no model of levels, which vae_dred needs"
 
 
 def test_a_task_of_ones_own_is_one_file_and_one_yaml(tmp_path):

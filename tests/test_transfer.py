@@ -84,7 +84,7 @@ class Telling(PPO):
     """A student whose trunk's output is the level's number, one-hot, or noise; the goal's row is the number."""
 
     def __init__(self, worlds, tells):
-        super().__init__(PPOConfig(**SMALL), Regularizer(), 7, worlds.seeds)
+        super().__init__(PPOConfig(**SMALL), Regularizer(), CaveEscape.observation, 7, worlds.seeds)
         self.worlds, self.tells = worlds, tells
 
     def act(self, obs, start, state, uniform):
