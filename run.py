@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 
 from rlreg.config import check_optional, explain
 from rlreg.describe import describe
+from rlreg.interrupts import Interrupted
 from rlreg.registry import register
 from rlreg.runner import run
 from rlreg.sweep import Sweep, is_sweep
-from rlreg.training.base import Interrupted
 from rlreg.typed import as_hydra_reads, check_typed
 
 

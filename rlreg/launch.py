@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlreg.errors import UserError
+from rlreg.interrupts import Interrupted, interrupts
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 30.0
@@ -176,9 +177,6 @@ def _watch(command: Sequence[str], log: Path, folder: Path) -> int:
 
 
 def _drive(runs: Sequence[Job], jobs: int, backend: Backend) -> list[Job]:
-    # Imported here because Ray's workers import this module: they need no torch.
-    from rlreg.training.base import Interrupted, interrupts
-
     waiting = deque(enumerate(runs, start=1))
     going: dict[int, tuple[Job, Any, float]] = {}
     failed: list[tuple[Job, int]] = []

@@ -17,8 +17,8 @@ from conftest import ROOT
 from rlreg import launch
 from rlreg.checkpoint import Checkpoints
 from rlreg.errors import UserError
+from rlreg.interrupts import Interrupted
 from rlreg.launch import Job, local
-from rlreg.training.base import Interrupted
 
 # A run that saves when it is told to stop: it leaves the file named last, and exits with 130 as run.py does.
 SAVES = """

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -23,6 +22,7 @@ from rlreg.errors import UserError
 from rlreg.eval_table import EvalTable
 from rlreg.evaluation import COLUMNS, REPRESENTATION, evaluate, representation
 from rlreg.files import save_tensors
+from rlreg.interrupts import Interrupted, interrupts
 from rlreg.logger import Logger
 from rlreg.metrics import metric
 from rlreg.naming import hparams_of
@@ -33,10 +33,6 @@ from rlreg.training.speed import Speed
 
 FEWEST_STEPS = 200
 """`train.max_bad_share` is taken of so many steps at least, so that a single bad one at the start stops nothing."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the run was saved and can go on."""
 
 
 class Memory(Protocol):
@@ -382,21 +378,3 @@ def end_without_seeds(stopped: Mapping[int, str], seeds: Sequence[int], folder: 
 def warn(text: str) -> None:
     """One line on stderr, beside the progress bar."""
     tqdm.write(f"warning: {text}", file=sys.stderr)
-
-
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag that the loop looks at; a second one stops at once."""
-    caught: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -23,6 +23,7 @@ from rlreg.errors import UserError
 from rlreg.eval_table import evaluations_text
 from rlreg.evaluation import COLUMNS, evaluate
 from rlreg.files import write_atomic
+from rlreg.interrupts import Interrupted, interrupts
 from rlreg.logger import Logger
 from rlreg.metrics import metric
 from rlreg.naming import hparams_of
@@ -30,7 +31,7 @@ from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 from rlreg.sb3 import Models, VecWorlds, model_state
 from rlreg.task import Loop, Task, VectorEnv
-from rlreg.training.base import FEWEST_STEPS, Interrupted, end_without_seeds, interrupts, warn
+from rlreg.training.base import FEWEST_STEPS, end_without_seeds, warn
 
 Row = dict[str, str]
 

@@ -27,9 +27,9 @@ import worlds  # noqa: F401  registers the environments
 from conftest import ROOT
 
 from rlreg.config import explain
+from rlreg.interrupts import Interrupted
 from rlreg.registry import register
 from rlreg.runner import run
-from rlreg.training.base import Interrupted
 
 SETTINGS = [
     "agent=ddpg",
