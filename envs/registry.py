@@ -27,7 +27,8 @@ class BatchConfig:
     spread: bool = False
     """Cut the first episodes of batched worlds at different times, so that later ones do not all end at once."""
     deterministic: bool = False
-    """With backend=warp: the same run twice gives the same bits, at a price."""
+    """With backend=warp: mujoco_warp takes sums and orders contacts in a fixed order, at a price. On an H100 two runs
+    still differed in their last digits after some steps (results/speed/gpu.md): closer, and no promise."""
     nconmax: int | None = None
     """With backend=warp: room for contacts, a world; by default mujoco_warp's own guess."""
     njmax: int | None = None

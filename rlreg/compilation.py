@@ -50,8 +50,12 @@ def prepare(update: Update, mode: str, device: torch.device, num_updates: int, p
     # Unguarded are module constants and library functions, which stay as they are while a run lasts; checking
     # hundreds of them would cost 2-4 % of an update. Whatever hangs on `update` itself stays guarded.
     skip = getattr(torch.compiler, "skip_guard_on_globals_unsafe", None)  # torch 2.8
-    options = {"guard_filter_fn": skip} if skip else None
-    compiled = torch.compile(update, fullgraph=True, dynamic=False, options=options)
+    options = {"guard_filter_fn": skip} if skip else {}
+    if device.type == "cuda":
+        # Inductor would fold the random generator's products into the arithmetic of indices, which is of 32 bits there:
+        # its multipliers are larger, and Triton refuses them.
+        options["constant_and_index_propagation"] = False
+    compiled = torch.compile(update, fullgraph=True, dynamic=False, options=options or None)
     program = _several(_Compiled(compiled, None if strict else update), per_call)
     return CudaGraph(program) if mode == "graph" else program
 

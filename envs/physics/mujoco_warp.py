@@ -46,8 +46,9 @@ def load_warp() -> Any:
 class MujocoWarp(Physics):
     """`num_worlds` simulations of `model` in float32 on a GPU.
 
-    Two runs on a GPU differ in the last bits, since sums are taken in any order, unless `deterministic`. A world does
-    not recover by itself from a diverged state, as in MuJoCo: it stays `bad` until its `reset`.
+    Two runs on a GPU differ in the last bits, since sums are taken in any order; less so with `deterministic`, which is
+    mujoco_warp's own option. A world does not recover by itself from a diverged state, as in MuJoCo: it stays `bad`
+    until its `reset`.
     """
 
     def __init__(
