@@ -92,7 +92,7 @@ def test_control_steps_equal_mujocos_from_the_same_states(name: str) -> None:
 
 
 DIGITS = pytest.mark.xfail(
-    reason="mujoco_warp 3.17 with all of its determinism differed in the last digits between runs on an H100", strict=False
+    reason="mujoco_warp 3.17 with all of its determinism gave other last digits each time on an H100", strict=False
 )
 
 
