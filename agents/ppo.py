@@ -2,7 +2,7 @@
 
 One minibatch of whole sequences, LSTM states cleared at episode starts and rollout starts. What plays and what is
 played is not in here: `rlreg.rollouts` plays, a curriculum chooses the levels.
-Shapes: S seeds, T steps of a rollout, N worlds a seed, H trunk features.
+Shapes: S seeds, T steps of a rollout, N worlds for each seed, H trunk features.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PPOConfig:
     head_dim: int = 32
     """Hidden units of the policy's and of the value's head."""
     num_envs: int = 36
-    """N, worlds a seed."""
+    """N, worlds for each seed."""
     rollout_length: int = 256
     """T, steps of each world in a rollout."""
     epochs: int = 5

@@ -41,7 +41,7 @@ class TrainConfig:
     """Offline: updates made by one CUDA graph, which saves the launches between them; 10 to 50 where the network is
     small. Without a graph it changes nothing. The same results as one by one."""
     num_envs: int = 1
-    """N, worlds a seed; each iteration steps all of them, then makes N * updates_per_step updates."""
+    """N, worlds for each seed; each iteration steps all of them, then makes N * updates_per_step updates."""
     updates_per_iteration: int | None = None
     """So many updates instead, each time all worlds have been stepped: for many worlds, fewer than their number."""
     n_step: int = 1

@@ -84,7 +84,7 @@ class Task:
         raise UserError(f"env={self.name} has no worlds to act in")
 
     def backend(self, num_envs: int, device: torch.device | str) -> str | None:
-        """What would step `num_envs` worlds a seed on `device`, by name; None where there is no choice."""
+        """What would step `num_envs` worlds per seed on `device`, by name; None where there is no choice."""
         return None
 
     def single_env(self, seed: int | None = None, render_mode: str | None = None) -> gymnasium.Env:

@@ -1,6 +1,6 @@
 """What a student can do on levels it may not have seen, and how much of a level's identity its features hold.
 
-Shapes: S seeds, L levels, T steps of a rollout, N worlds a seed, H trunk features.
+Shapes: S seeds, L levels, T steps of a rollout, N worlds for each seed, H trunk features.
 """
 
 from __future__ import annotations

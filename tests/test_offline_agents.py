@@ -188,7 +188,7 @@ def test_a2pr_vae_loss_gates_the_reconstruction_but_not_the_kl(monkeypatch):
     column = torch.zeros(1, 4, 1)
     batch = Batch(column, column, numbers(0.0), column, numbers(0.0))
     params = {"a": torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), "kl": torch.tensor([[[1.0, 3.0]] * 4])}
-    advantage = numbers(0.1, 0.0, -1.0, 2.0)  # nought does not pass
+    advantage = numbers(0.1, 0.0, -1.0, 2.0)  # zero does not pass
     grads, _, metrics = gradients(lambda p: agent.vae_loss(p, batch, advantage, torch.tensor(1)), params)
     assert metrics["behaviour/reconstruction_loss"].item() == pytest.approx((1.0 + 16.0) / 4)
     assert metrics["behaviour/vae_loss"].item() == pytest.approx(1.5 * 17 / 4 + 0.5 * 2.0)
@@ -219,7 +219,7 @@ def test_a2pr_gate_and_first_q_look_at_the_first_critic_only():
 
 
 def test_a2pr_gradient_reaches_the_actor_through_the_vae():
-    """Where the VAE's action is chosen, its derivative by the actor's output is not nought."""
+    """Where the VAE's action is chosen, its derivative by the actor's output is not zero."""
     agent, batch = make("a2pr"), batch_of()
     noise = Rng(agent.seeds).normal("noise", 0, (BATCH, agent.latent_dim))
     action = batch.action.clone().requires_grad_()
