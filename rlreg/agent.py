@@ -85,7 +85,11 @@ class Agent(ABC):
 
         `rlreg.sb3.with_networks` makes one of stacked networks. Raises `UserError` unless overridden.
         """
-        raise UserError(f"agent={self.config.name} has no counterpart in Stable-Baselines3")
+        raise self.no_counterpart()
+
+    def no_counterpart(self) -> UserError:
+        """What `to_sb3` says of an agent that Stable-Baselines3 has nothing like."""
+        return UserError(f"agent={self.config.name} has no counterpart in Stable-Baselines3")
 
 
 class Policy(ABC):

@@ -19,7 +19,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from rlreg.agent import Policy
+from rlreg.agent import Agent, Policy
 from rlreg.build import build_task, check_device, load_agent
 from rlreg.config import TrainConfig, seed_list
 from rlreg.errors import UserError
@@ -64,6 +64,8 @@ def load(
     if seed not in seeds:
         raise UserError(f"seed={seed}: run_dir={folder.path} holds {', '.join(map(str, seeds))}")
     agent, step = load_agent(folder, device, checkpoint, trust)
+    if type(agent).to_sb3 is Agent.to_sb3:  # before an environment is made, which there need not be
+        raise agent.no_counterpart()
     train = TrainConfig(**{**cfg.train, "num_envs": 1})
     model = agent.to_sb3(seeds.index(seed), build_task(cfg).single_env(seed, render_mode), train)
     model.num_timesteps = step

@@ -88,7 +88,7 @@ def test_exploration_is_epsilon_greedy():
             assert low / count <= chosen[a] <= high / count
 
 
-@pytest.mark.parametrize("regularizer", [BEER(10.0), DR3(1.0), InFeR()])
+@pytest.mark.parametrize("regularizer", [BEER(beta=10.0), DR3(coefficient=1.0), InFeR()])
 def test_a_regularizer_changes_the_critic(regularizer):
     plain, regularized = make(), make(regularizer)
     for number, batch in enumerate(batches(2), start=1):
