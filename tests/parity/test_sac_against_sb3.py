@@ -109,7 +109,8 @@ def test_actions_equal_sb3(noisy, monkeypatch):
 
 def test_a_regularizer_changes_the_critic_and_beta_zero_does_not():
     batches = random_batch(torch.Generator().manual_seed(1), 5)
-    agents = [SAC(SACConfig(hidden=HIDDEN), r, OBS, ACT, SEEDS) for r in (Regularizer(), BEER(beta=0.0), BEER(beta=10.0))]
+    regularizers = Regularizer(), BEER(beta=0.0), BEER(beta=10.0)
+    agents = [SAC(SACConfig(hidden=HIDDEN), r, OBS, ACT, SEEDS) for r in regularizers]
     for agent in agents:
         for number, batch in enumerate(batches, start=1):
             agent.update(batch, torch.tensor(number))
