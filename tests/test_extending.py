@@ -173,7 +173,7 @@ def test_a_measure_is_two_files(tmp_path):
     mean, worst = (float(text.split(f"## {title}\n")[1].split("gym/Pendulum-v1 |")[1].split()[0].strip("*"))
                    for title in ("Final return", "Worst return"))  # fmt: skip
     assert worst < mean < 0
-    (summary,) = tmp_path.glob("runs/gym/Pendulum-v1/ddpg/*/summary.json")
+    (summary,) = tmp_path.glob("runs/gym/Pendulum-v1/ddpg-*/summary.json")
     assert json.loads(summary.read_text())["final"]["worst_return"][0] == pytest.approx(worst, abs=0.06)
 
 

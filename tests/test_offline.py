@@ -89,7 +89,7 @@ def test_a_run_leaves_scores_and_the_normaliser_of_the_data(monkeypatch, capsys,
     assert summary["return_last_ten"] and summary["diverged"] == []
     assert not (run / "replay").exists()
 
-    events = EventAccumulator(str(run / "tensorboard/seed-3")).Reload()
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert {"eval/score", "train/critic_loss", "behaviour/cloning_loss"} <= set(events.Tags()["scalars"])
     assert "rollout/ep_rew_mean" not in events.Tags()["scalars"]
 
@@ -132,7 +132,7 @@ def test_a_killed_run_resumes_to_the_bit(runner, monkeypatch, tmp_path, file):
     assert resumed.keys() == whole.keys()
     for name in whole:
         torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=0, equal_nan=True)
-    events = EventAccumulator(str(tmp_path / "whole/tensorboard/seed-0")).Reload()
+    events = EventAccumulator(str(tmp_path / "whole/tensorboard")).Reload()
     assert events.Tags()["histograms"] == ["behaviour/advantage_histogram"]
     shown = {"behaviour/vae_loss", "behaviour/share_of_vae_actions", "train/q", "train/value", "train/lambda"}
     assert shown <= set(events.Tags()["scalars"])
@@ -169,7 +169,7 @@ def test_a_complete_run_is_not_taken_for_one_of_other_data(monkeypatch, capsys, 
     run = [*TINY, "agent=bc", f"env.path={file}", f"runs_root={tmp_path}"]
     assert main(monkeypatch, *run) == main(monkeypatch, *run) == 0
     assert "complete" in capsys.readouterr().out
-    summary = json.loads(next(tmp_path.glob(f"d4rl/{NAME}/bc/*/summary.json")).read_text())
+    summary = json.loads(next(tmp_path.glob(f"d4rl/{NAME}/bc-*/summary.json")).read_text())
     data = DatasetBuffer([0], Batch(*load_dataset(NAME, file).transitions))
     assert summary["dataset"] == {"source": str(file), "transitions": data.inserted, "checksum": data.checksum}
 
@@ -200,7 +200,7 @@ def test_several_updates_a_call_give_the_same_run(monkeypatch, tmp_path, file):
     shutil.rmtree(run / "checkpoints/step-000000000060")
     assert train(monkeypatch, run, file, *A2PR, "train.updates_per_call=10")[0] == table
 
-    events = (EventAccumulator(str(tmp_path / name / "tensorboard/seed-0")).Reload() for name in ("one", "several"))
+    events = (EventAccumulator(str(tmp_path / name / "tensorboard")).Reload() for name in ("one", "several"))
     one, several = events
     for tag in ("train/critic_loss", "train/actor_loss"):
         assert [(e.step, e.value) for e in one.Scalars(tag)] == [(e.step, e.value) for e in several.Scalars(tag)]
