@@ -15,6 +15,7 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -86,7 +87,7 @@ def differences(cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> di
     choice of its own: `{'protocol': 'short'}`, and what it sets is no difference. `choices` of groups are those of a
     table's cell; by default they are the job's own.
     """
-    if not HydraConfig.initialized():
+    if not (HydraConfig.initialized() and GlobalHydra.instance().is_initialized()):
         return {}
     choices = HydraConfig.get().runtime.choices if choices is None else choices
     named: dict[str, Any] = {}

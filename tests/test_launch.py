@@ -124,7 +124,7 @@ class TestRay:
     @pytest.fixture(autouse=True, scope="class")
     def cluster(self):
         ray = pytest.importorskip("ray")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
 
