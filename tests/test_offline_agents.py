@@ -16,7 +16,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-import agents
 import rlreg.sb3
 from agents.a2pr import A2PR, A2PRConfig
 from agents.bc import BC, BCConfig
@@ -38,6 +37,7 @@ from rlreg.objectives import (
     scaled_policy_gradient,
 )
 from rlreg.optim import gradients
+from rlreg.registry import register
 from rlreg.regularizers import BEER, DR3, InFeR, Regularizer
 from rlreg.rng import Rng
 from rlreg.vae import Clamp
@@ -718,12 +718,9 @@ def test_a_plain_td3_load_acts_on_raw_observations(name, tmp_path):
 
 def settings(*overrides: str) -> SimpleNamespace:
     """The `agent` that these overrides make, checked."""
-    agents.register_schemas()
-    store = ConfigStore.instance()
-    store.store(group="env/d4rl", name="hopper-medium-v2", node={"name": "d4rl/hopper-medium-v2"})
-    store.store(group="env/d4rl", name="walker2d-medium-replay-v2", node={"name": "d4rl/walker2d-medium-replay-v2"})
-    store.store(name="offline_test", node={"defaults": [{"agent": "a2pr"}, {"env": "d4rl/hopper-medium-v2"}, "_self_"],
-                                           "train": {"total_steps": 500}})  # fmt: skip
+    register()
+    node = {"defaults": [{"agent": "a2pr"}, {"env": "d4rl/hopper-medium-v2"}, "_self_"], "train": {"total_steps": 500}}
+    ConfigStore.instance().store(name="offline_test", node=node)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return OmegaConf.to_object(compose("offline_test", overrides=list(overrides)).agent)
 

@@ -45,7 +45,7 @@ CONTRADICTIONS = {
     "+foo.bar=1": "unknown key 'foo' (valid: ",
     "+env.foo=1": "unknown key 'env.foo' (valid: ",
     "+agent.taus=1": "unknown key 'agent.taus'; did you mean 'agent.tau'?",
-    "+regularizer.foo=1": "regularizer: Regularizer takes other settings",
+    "+regularizer.foo=1": "unknown key 'regularizer.foo'",
     "train.warmup_steps=400": "train.warmup_steps=400 is not valid; give fewer than train.total_steps=400, or nothing",
     "mode=table table=beer_dmc table.measures=[retrun]": "unknown measure in table.measures 'retrun'; did you mean",
     "table=beer_dmc": "table=... belongs to mode=table, not to mode=train",
