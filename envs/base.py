@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlreg.purpose import Purpose
+
+if TYPE_CHECKING:
+    from rlreg.agent import Policy
 
 
 class Step(NamedTuple):
@@ -44,6 +47,8 @@ class VectorEnv(ABC):
     """Steps after which an episode is truncated."""
     discrete_actions: bool = False
     """Whether only the place of the largest of an action's A numbers counts: the number of a discrete action."""
+    measures: tuple[str, ...] = ()
+    """The figures that `measure` gives, by name; `rlreg.metrics` describes each."""
 
     @abstractmethod
     def reset(self) -> Tensor:
@@ -52,6 +57,10 @@ class VectorEnv(ABC):
     @abstractmethod
     def step(self, action: Tensor) -> Step:
         """Act once in every world."""
+
+    def measure(self, agent: Policy) -> dict[str, Tensor]:
+        """What only these worlds can say of an agent, (S,) each, such as how far its Q is from values they know."""
+        return {}
 
     def problems(self) -> list[str]:
         """What went wrong since this was last asked, in a few words each: bad steps, states not restored exactly."""

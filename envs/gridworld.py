@@ -8,7 +8,7 @@ whose own layout and settings are not known: these are ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from rlreg.errors import UserError, unknown
 from rlreg.purpose import Purpose
 from rlreg.rng import Rng
 from rlreg.task import Task
+
+if TYPE_CHECKING:
+    from rlreg.agent import Policy
 
 LAYOUTS: Mapping[str, str] = {
     "open": """
@@ -87,6 +90,7 @@ class GridWorld(VectorEnv):
 
     discrete_actions = True
     action_dim = len(MOVES)
+    measures = ("value_error",)
 
     def __init__(
         self,
@@ -102,7 +106,8 @@ class GridWorld(VectorEnv):
             raise unknown("layout", layout, LAYOUTS)
         self.seeds, self.num_envs, self.device = tuple(seeds), num_envs, torch.device(device)
         self.max_episode_steps = max_episode_steps
-        successor, self.goal = transitions(LAYOUTS[layout])
+        self.layout = LAYOUTS[layout]
+        successor, self.goal = transitions(self.layout)
         self.successor = torch.from_numpy(successor).to(self.device)
         self.obs_dim = len(successor)
         starts = [n for n in range(self.obs_dim) if n != self.goal]
@@ -130,6 +135,16 @@ class GridWorld(VectorEnv):
         self.steps.mul_(~done)
         bad = torch.zeros_like(terminated)
         return Step(self._obs(self.cell), terminated.float(), terminated, truncated, self._obs(moved), bad)
+
+    def measure(self, agent: Policy) -> dict[str, Tensor]:
+        """`value_error`: the mean of |Q - Q*| over all moves from all cells but the goal; NaN without a Q."""
+        if agent.discount is None:
+            return {"value_error": torch.full((len(self.seeds),), torch.nan, device=self.device)}
+        optimal = torch.from_numpy(optimal_values(self.layout, agent.discount)).float().to(self.device)
+        cell = self.starts.repeat_interleave(self.action_dim).expand(len(self.seeds), -1)  # (S, n)
+        move = torch.arange(self.action_dim, device=self.device).repeat(len(self.starts)).expand_as(cell)
+        q = agent.q_value(self._obs(cell), torch.nn.functional.one_hot(move, self.action_dim).float())
+        return {"value_error": (q - optimal[cell, move]).abs().mean(dim=-1)}
 
     def state_dict(self) -> dict[str, Any]:
         return {name: value.numpy(force=True).copy() for name, value in self._state().items()}

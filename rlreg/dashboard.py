@@ -9,7 +9,12 @@ from rlreg.task import Loop
 Charts = dict[str, dict[str, str]]
 """Category -> a chart's title -> the quantity (tag) that it shows."""
 
-_VALUE = {"error of Q": "value/error", "bias of Q": "value/bias", "Q of the replay memory": "train/q"}
+_VALUE = {
+    "error of Q": "value/error",
+    "bias of Q": "value/bias",
+    "error of Q against optimal values": "value/true_error",
+    "Q of the replay memory": "train/q",
+}
 _REGULARISER = {
     "cosine of consecutive features": "representation/cosine",
     "its bound": "representation/bound",

@@ -15,7 +15,7 @@ from rlreg.task import VectorEnv
 REPRESENTATION = ("rank", "srank", "cosine", "bound", "above_bound")
 """What `representation` measures."""
 COLUMNS = ("return", "return_std", "length", "q_error", "q_bias", *REPRESENTATION)
-"""What eval.csv has of an agent that acts in worlds; `rlreg.metrics` describes each."""
+"""What eval.csv has of an agent that acts in worlds, beside their own `measures`; see `rlreg.metrics`."""
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def evaluate(agent: Policy, env: VectorEnv, start: dict) -> dict[str, Tensor]:
     discounted return from there to the episode's end. Where a time limit cut the episode the last
     log(0.01) / log(gamma) steps are left out: beyond them at most 1 % of a constant reward's value is
     missing from G. NaN where no step remains, and for an agent without a value function. `bad_steps` counts episodes
-    that a bad step cut: their returns are those until then.
+    that a bad step cut: their returns are those until then. The worlds' own `measures` come last.
     """
     obs = env.load_state_dict(start)
     seen, taken, rewards, going = [], [], [], []
@@ -56,8 +56,9 @@ def evaluate(agent: Policy, env: VectorEnv, start: dict) -> dict[str, Tensor]:
         "bad_steps": cut.sum(dim=-1).float(),
     }
     nothing = torch.full_like(values["length"], torch.nan)
+    own = env.measure(agent)
     if agent.discount is None:
-        return values | {"q_error": nothing, "q_bias": nothing}
+        return values | {"q_error": nothing, "q_bias": nothing} | own
 
     to_go = torch.empty_like(reward)
     total = torch.zeros_like(reward[0])
@@ -73,6 +74,7 @@ def evaluate(agent: Policy, env: VectorEnv, start: dict) -> dict[str, Tensor]:
     return values | {
         "q_error": torch.where(count > 0, error.abs().sum(dim=(0, 2)) / count, nothing),
         "q_bias": torch.where(count > 0, error.sum(dim=(0, 2)) / count, nothing),
+        **own,
     }
 
 

@@ -45,6 +45,8 @@ METRICS = (
     Metric("srank", "representation/srank", "Effective rank (srank)", decimals=1),
     Metric("q_error", "value/error", "Q-value error",
            "|Q - Monte-Carlo return| along the last evaluation's episodes", 2, figure="q_error.png"),
+    Metric("value_error", "value/true_error", "Error of Q against the optimal values",
+           "|Q - Q*| over all states and actions, at the last evaluation", figure="value_error.png"),
     Metric("q_bias", "value/bias", "Q-value bias", "Q - Monte-Carlo return along the last evaluation's episodes", 2),
     # Offline
     Metric("score", "eval/score", "Final score", "D4RL's normalised score of the last evaluation's mean return", 1,

@@ -33,6 +33,9 @@ class Countdown:
         ends = (done, never) if self.by_task else (never, done)
         return obs, torch.ones(1, self.num_envs), *ends, obs, never
 
+    def measure(self, agent):
+        return {"at": torch.tensor([float(self.t)])}
+
 
 class Constant(Policy):
     """Q = 2 everywhere."""
@@ -53,6 +56,7 @@ def test_returns_and_q_error_of_terminating_episodes():
     to_go = np.array([1.5, 1, 1.875, 1.75, 1.5, 1])
     assert got["q_bias"].item() == pytest.approx((2 - to_go).mean())
     assert got["q_error"].item() == pytest.approx(np.abs(2 - to_go).mean())
+    assert list(got)[-1] == "at" and got["at"].item() == 4.0  # what the worlds themselves say
 
 
 def test_cut_episodes_count_only_where_the_tail_is_small():

@@ -111,3 +111,25 @@ def test_beers_bound_holds_at_the_fixed_point_of_a_table(name):
 
     assert penalty(q.flatten(), terminated) == 0.0
     assert penalty(q.flatten() / 100, torch.zeros_like(terminated)) > 0.0
+
+
+def test_the_error_against_the_optimal_values_by_hand():
+    """An agent that holds the optimal values errs by nothing; one that is 0.25 off on one move, by a share of that."""
+
+    class Knows:
+        discount = DISCOUNT
+
+        def __init__(self, q):
+            self.q = torch.from_numpy(q).float()
+
+        def q_value(self, obs, action):
+            return self.q[obs.argmax(dim=-1), action.argmax(dim=-1)]
+
+    env, q = GridWorld("four_rooms", [3, 4], 1), optimal_values(LAYOUTS["four_rooms"], DISCOUNT)
+    assert torch.equal(env.measure(Knows(q))["value_error"], torch.zeros(2))
+    q[0, 2] += 0.25
+    q[env.goal] = 9.0  # nothing is asked of the goal: no move is made there
+    error = env.measure(Knows(q))["value_error"]
+    assert torch.allclose(error, torch.full((2,), 0.25 / (4 * (env.obs_dim - 1))))
+    Knows.discount = None
+    assert env.measure(Knows(q))["value_error"].isnan().all()

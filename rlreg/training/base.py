@@ -321,6 +321,7 @@ class BatchTraining(Training):
         self.memory = memory
         self.eval_env = make_env(evaluation.episodes, Purpose.EVALUATE)
         self.closing.callback(self.eval_env.close)
+        self.columns = (*self.columns, *self.eval_env.measures)
         self.eval_env.reset()
         self.eval_start = self.eval_env.state_dict()
         self.told_of_starts = False
