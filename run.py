@@ -1,4 +1,4 @@
-"""The one runner: `python run.py agent=... env=...`. Hydra composes the configuration, rlreg.runner obeys it."""
+"""The one runner: `python run.py agent=... env=...`. Hydra composes the configuration, rlreg.command obeys it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from rlreg.command import run
 from rlreg.config import check_optional, explain
 from rlreg.describe import describe
 from rlreg.interrupts import Interrupted
 from rlreg.registry import register
-from rlreg.runner import run
 from rlreg.sweep import Sweep, is_sweep
 from rlreg.typed import as_hydra_reads, check_typed
 
@@ -64,7 +64,8 @@ def main(cfg: DictConfig) -> None:
 
 def _mode_sections(cfg: DictConfig) -> tuple[str, ...]:
     """The sections that a mode reads beside those of a run."""
-    return {"collect": ("collect", "mixture"), "levels": ("levels",), "table": ("table", "launcher")}.get(cfg.mode, ())
+    sections = {"collect": ("collect", "mixture"), "level_set": ("level_set",), "table": ("table", "launcher")}
+    return sections.get(cfg.mode, ())
 
 
 if __name__ == "__main__":

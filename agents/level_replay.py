@@ -22,7 +22,7 @@ from agents.ppo import PPO, PPOConfig
 from rlreg import checks
 from rlreg.agent import AgentConfig, CurriculumAgent
 from rlreg.errors import require
-from rlreg.level_buffer import LevelsConfig, ScoredLevels, Scores, draw, episode_scores
+from rlreg.level_buffer import LevelBufferConfig, ScoredLevels, Scores, draw, episode_scores
 from rlreg.level_space import Field, LevelSpace
 from rlreg.regularizers import Metrics, Regularizer
 from rlreg.rng import Rng
@@ -53,7 +53,7 @@ class CurriculumConfig(AgentConfig):
     _target_: str = "agents.level_replay.LevelReplay"
     name: str = "plr"
     student: PPOConfig = field(default_factory=PPOConfig)
-    levels: LevelsConfig = field(default_factory=LevelsConfig)
+    levels: LevelBufferConfig = field(default_factory=LevelBufferConfig)
     """`dataset_levels` is put right once the dataset is known, for methods that have one."""
     information: InformationConfig = field(default_factory=InformationConfig)
 

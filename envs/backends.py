@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from envs.base import VectorEnv
-    from envs.physics.task import Task
+    from envs.physics.batched_task import BatchedTask
 
 BATCH_FROM = 4
 """Worlds a seed from which `auto` batches them. One world takes up to a fifth longer in a batch than on its own, three
@@ -60,7 +60,7 @@ def choose(
 
 
 def make_batched(
-    make_task: Callable[[], Task],
+    make_task: Callable[[], BatchedTask],
     backend: str,
     seeds: Sequence[int],
     num_envs: int,
@@ -102,7 +102,7 @@ def _threads(workers: int | str, worlds: int) -> int:
     return max(1, workers)
 
 
-def _require_memory(task: Task, worlds: int, num_envs: int) -> None:
+def _require_memory(task: BatchedTask, worlds: int, num_envs: int) -> None:
     """Raise `UserError` where `worlds` worlds of `task` are more than the memory that is free holds."""
     import mujoco
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from envs.base import Step, VectorEnv
 from envs.physics.base import Physics
-from envs.physics.task import Task
+from envs.physics.batched_task import BatchedTask
 from envs.streams import EpisodeStreams
 from rlreg.errors import UserError
 from rlreg.purpose import Purpose
@@ -30,7 +30,7 @@ class BatchedEnv(VectorEnv):
 
     def __init__(
         self,
-        task: Task,
+        task: BatchedTask,
         physics: Physics,
         seeds: Sequence[int],
         num_envs: int,

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from envs.cave.level_set_tool import LevelsOptions
+from envs.cave.level_set_tool import LevelSetOptions
 from envs.d4rl import dataset_names
 from envs.dmc import task_names
 from envs.gridworld import LAYOUTS
@@ -172,4 +172,4 @@ def register_schemas() -> None:
         )
     store.store(group="env", name="cave_escape", package="env", node=CaveConfig())
     store.store(group="env", name="gridworld", package="env", node=GridConfig())
-    store.store(group="levels", name="cave_escape", package="levels", node=LevelsOptions)
+    store.store(group="level_set", name="cave_escape", package="level_set", node=LevelSetOptions)

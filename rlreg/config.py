@@ -235,7 +235,7 @@ class Config:
     """What `run.py` is told."""
 
     mode: str = "train"
-    """train, evaluate, video, collect, export, table or levels."""
+    """train, evaluate, video, export, runs, table, collect or level_set."""
     seeds: Any = 1
     """S: a number n for seeds 0 .. n-1, or a list such as [3,7]."""
     device: str = "cpu"
@@ -265,8 +265,8 @@ class Config:
     """The file that mode=collect writes, or the folder for the films of mode=video (by default the run's `videos`)."""
     episodes: int = 1
     """Episodes that mode=video films, a seed."""
-    levels: Any = MISSING
-    """What mode=levels builds, shows or generates: see its schema beside what does it."""
+    level_set: Any = MISSING
+    """What mode=level_set builds, shows or generates: see its schema beside what does it."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class Priority:
 
 
 @dataclass
-class LevelsConfig:
+class LevelBufferConfig:
     """P = (1 - rho) [(1 - eta) P_primary + eta P_secondary] + rho P_staleness. The defaults are DRED's."""
 
     capacity: int = 4000
@@ -163,7 +163,7 @@ class ScoredLevels:
 
     def __init__(
         self,
-        config: LevelsConfig,
+        config: LevelBufferConfig,
         num_seeds: int,
         level_size: int,
         dataset: Tensor | None = None,

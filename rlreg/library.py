@@ -12,9 +12,9 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
+from rlreg.command import run
 from rlreg.config import CONFIGS
 from rlreg.registry import register
-from rlreg.runner import run
 
 __all__ = ["compose", "run"]
 

@@ -10,12 +10,19 @@ from typing import Any
 
 KEYS = {"num_worlds": "num_envs", "frozen": "diverged"}
 """The last part of a setting's dotted key, or a figure's name in summary.json: then and now."""
+SECTIONS = {"levels": "level_set"}
+"""A section of the whole configuration: then and now. Further in, a key of the old name is another setting."""
+MODES = {"levels": "level_set"}
+"""A choice of `mode=`: then and now."""
 TARGETS = {
     "agents.sb3.SB3": "agents.sb3_baselines.SB3",
     "envs.dmc.make": "envs.dmc.DMControlTask",
     "envs.gym.make": "envs.gym.GymTask",
     "envs.d4rl.make": "envs.d4rl.D4RLTask",
     "envs.cave.space.make": "envs.cave.space.CaveTask",
+    "envs.cave.level_set_tool.levels": "envs.cave.level_set_tool.run",
+    "rlreg.launch.local": "rlreg.launchers.local",
+    "rlreg.launch.ray": "rlreg.launchers.ray",
 }
 """A `_target_`: then and now."""
 BACKENDS = {"envs.dmc.make": "dm_control", "envs.gym.make": "gymnasium", "envs.d4rl.make": "gymnasium"}
@@ -28,11 +35,17 @@ ADDED |= {"env.clip_actions": False, "agent.initialization": "pytorch"}
 
 
 def with_new_names(settings: Any) -> Any:
-    """A nested configuration of an earlier version, with the keys and targets of today."""
+    """A whole configuration of an earlier version, nested, with the keys and targets of today."""
+    if not isinstance(settings, dict):
+        return settings
+    return _of_today({SECTIONS.get(key, key): value for key, value in settings.items()})
+
+
+def _of_today(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     named = {
-        KEYS.get(key, key): TARGETS.get(value, value) if key == "_target_" else with_new_names(value)
+        KEYS.get(key, key): TARGETS.get(value, value) if key == "_target_" else _of_today(value)
         for key, value in settings.items()
     }
     target = settings.get("_target_")
@@ -58,5 +71,8 @@ def with_old_names(flat: dict[str, Any]) -> dict[str, Any]:
 
 def renamed(key: str) -> str | None:
     """Today's name of a dotted key; None where it never had another."""
+    section, dot, rest = key.partition(".")
+    if section in SECTIONS:
+        return SECTIONS[section] + dot + (renamed(rest) or rest)
     head, dot, last = key.rpartition(".")
     return head + dot + KEYS[last] if last in KEYS else None

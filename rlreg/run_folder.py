@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.errors import UserError
 from rlreg.files import read_text, write_atomic
-from rlreg.launch import WAIT
+from rlreg.launchers import WAIT
 from rlreg.naming import differences, flat_settings, identity, latest, place
 from rlreg.old_names import with_new_names
 from rlreg.registry import checked

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from rlreg.build import locate
 from rlreg.config import explain
 from rlreg.errors import UserError
-from rlreg.launch import WAIT, Job
+from rlreg.launchers import WAIT, Job
 
 
 def is_sweep() -> bool:

@@ -11,7 +11,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from envs.cave import layouts, wfc
-from envs.cave.level_set_tool import LevelsOptions, levels, table
+from envs.cave.level_set_tool import LevelSetOptions, run, table
 from envs.cave.level_sets import SETS, level_set
 from envs.cave.wfc import STRUCTURES, generate, read_template
 from rlreg.errors import UserError
@@ -169,13 +169,13 @@ def test_the_tool_shows_writes_and_draws_a_set(tmp_path, capsys):
 
     name = "cave_escape_112_14ts_varp"
     out, sheet = str(tmp_path / "a" / "set.npz"), str(tmp_path / "b" / "set.png")
-    levels(LevelsOptions(set=name, split="test", count=28, out=out, sheet=sheet))
+    run(LevelSetOptions(set=name, split="test", count=28, out=out, sheet=sheet))
     printed = capsys.readouterr().out
     assert printed.startswith("| structure ")
     assert "| all                 | 28     | 1        |" in printed
     assert level_set(out).structure == level_set(name, "test", count=28).structure
     assert imageio.imread(sheet).shape[-1] == 3
-    levels(LevelsOptions(set=out))
+    run(LevelSetOptions(set=out))
     assert capsys.readouterr().out.splitlines() == printed.splitlines()[:17]
     assert table(level_set(out)).splitlines() == printed.splitlines()[:17]
 
@@ -185,8 +185,8 @@ def test_the_tool_generates_layouts_that_a_set_takes(template, tmp_path, capsys)
     file = str(tmp_path / "mine.npz")
     other = np.ones((2, 15, 15), bool)
     layouts.write(file, {("maze_", 15): other})
-    asked = LevelsOptions(structure="maze_simple", template=str(template), size=7, count=2, layouts=file, workers=1)
-    levels(asked)
+    asked = LevelSetOptions(structure="maze_simple", template=str(template), size=7, count=2, layouts=file, workers=1)
+    run(asked)
     assert f"2 layouts 'maze_simple/7' written to {file}" in capsys.readouterr().out
     there = layouts.read(file)
     assert there.keys() == {("maze_", 15), ("maze_simple", 7)}  # what the file had stays
@@ -209,7 +209,7 @@ def test_the_tool_generates_layouts_that_a_set_takes(template, tmp_path, capsys)
 )
 def test_the_tool_checks_first(options, message):
     with pytest.raises(UserError, match=message):
-        levels(LevelsOptions(**options))
+        run(LevelSetOptions(**options))
 
 
 @extra
@@ -217,4 +217,4 @@ def test_the_tool_checks_first(options, message):
 def test_a_place_that_cannot_be_written(tmp_path, field, name):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match=f"cannot write .*{name}"):
-        levels(LevelsOptions(count=4, **{field: str(tmp_path / name)}))
+        run(LevelSetOptions(count=4, **{field: str(tmp_path / name)}))

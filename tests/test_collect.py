@@ -19,7 +19,7 @@ import envs.d4rl.writing
 from envs.d4rl.collect import _about, roll_out
 from envs.d4rl.load import load_dataset, load_recording
 from envs.d4rl.mixture import draw, mix
-from envs.d4rl.side_by_side import Batch, Singles
+from envs.d4rl.side_by_side import BatchedWorlds, SingleWorlds
 from envs.d4rl.transitions import Episodes, episodes, qlearning_transitions
 from envs.gym import make, make_single
 from rlreg.buffers import STANDS_IN, TRUNCATED
@@ -218,7 +218,7 @@ def test_without_a_run_it_is_trained_first(monkeypatch, capsys, tmp_path):
 
 def test_a_roll_out_counts_what_it_cuts_off_as_timed_out():
     made = [make_single("Hopper-v4", seed=n, max_episode_steps=4) for n in range(3)]
-    data = roll_out(lambda obs, t: np.zeros((3, 3), np.float32), Singles(made), 16)  # 6, 6 and 4 rows
+    data = roll_out(lambda obs, t: np.zeros((3, 3), np.float32), SingleWorlds(made), 16)  # 6, 6 and 4 rows
     assert np.flatnonzero(data["timeouts"]).tolist() == [3, 5, 9, 11, 15] and len(data["rewards"]) == 16
 
 
@@ -226,7 +226,7 @@ def test_batched_worlds_are_rolled_out_as_single_ones_are():
     """Each row's state is what the action was taken in; a row's successor is the next row's observation, or an end."""
     env = make("Hopper-v4", [0], 3, Purpose.COLLECT_RANDOM, backend="mujoco", max_episode_steps=9)
     rng = np.random.default_rng(0)
-    data = roll_out(lambda obs, t: rng.uniform(-1, 1, (3, 3)).astype(np.float32), Batch(env), 60)
+    data = roll_out(lambda obs, t: rng.uniform(-1, 1, (3, 3)).astype(np.float32), BatchedWorlds(env), 60)
     ended = data["terminals"] | data["timeouts"]
     assert ended.sum() >= 6 and ended[[19, 39, 59]].all()
     np.testing.assert_allclose(data["observations"][:, :5], data["infos/qpos"][:, 1:], rtol=1e-6)

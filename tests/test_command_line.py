@@ -7,10 +7,10 @@ from conftest import TINY
 from hydra.core.config_store import ConfigStore
 from test_runner import main
 
+from rlreg.command import MODES
 from rlreg.config import CONFIGS, TrainConfig
 from rlreg.describe import field_docs
 from rlreg.naming import read_config
-from rlreg.runner import MODES
 
 SHORT = ["train.total_steps=100", "train.warmup_steps=40"]
 PENDULUM = [*TINY, "env=gym/Pendulum-v1", *SHORT, "env.max_episode_steps=20"]

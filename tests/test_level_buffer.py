@@ -14,7 +14,7 @@ from scipy import stats
 
 from rlreg.checkpoint import Checkpoints, copy_into
 from rlreg.errors import UserError
-from rlreg.level_buffer import LevelsConfig, Priority, ScoredLevels, Scores, draw, episode_scores
+from rlreg.level_buffer import LevelBufferConfig, Priority, ScoredLevels, Scores, draw, episode_scores
 from rlreg.rng import Rng
 
 SEEDS = (4, 9, 2)
@@ -29,17 +29,17 @@ def ranked(score: str, temperature: float, support: str = "buffer") -> Priority:
 
 
 SETTINGS = {
-    "dred": LevelsConfig(14, 5),
-    "plr": LevelsConfig(5, 5, secondary=None),
-    "robust plr": LevelsConfig(
+    "dred": LevelBufferConfig(14, 5),
+    "plr": LevelBufferConfig(5, 5, secondary=None),
+    "robust plr": LevelBufferConfig(
         12, 0, ranked("positive_value_loss", 0.3), None, STALE, solved_only=False
     ),
-    "accel-d": LevelsConfig(14, 5, ranked("grounded_value_l1", 0.1), None, STALE, solved_only=False),
-    "powers": LevelsConfig(
+    "accel-d": LevelBufferConfig(14, 5, ranked("grounded_value_l1", 0.1), None, STALE, solved_only=False),
+    "powers": LevelBufferConfig(
         13, 3, Priority("value_l1", "power", 0.5, "buffer"), Priority("uniform", "rank", 1.0, "dataset"),
         Priority("staleness", "rank", 2.0, "buffer"), rho=0.6, solved_only=False,
     ),
-    "two ranks": LevelsConfig(
+    "two ranks": LevelBufferConfig(
         12, 4, ranked("value_l1", 1.0), Priority("positive_value_loss", "power", 1.0, "buffer"), STALE
     ),
 }  # fmt: skip
@@ -48,7 +48,7 @@ SETTINGS = {
 class Serial:
     """One seed's levels as the paper's text has them: one slot, one draw, one episode, one candidate at a time."""
 
-    def __init__(self, config: LevelsConfig, dataset: np.ndarray) -> None:
+    def __init__(self, config: LevelBufferConfig, dataset: np.ndarray) -> None:
         self.config = config
         self.slots: list[dict | None] = [self.new(level.tobytes()) for level in dataset]
         self.slots += [None] * (config.capacity - len(dataset))
@@ -155,13 +155,13 @@ class Serial:
         return True
 
 
-def dataset_of(config: LevelsConfig) -> torch.Tensor:
+def dataset_of(config: LevelBufferConfig) -> torch.Tensor:
     """(dataset_levels, SIZE), all different."""
     number = torch.arange(config.dataset_levels) * 5
     return torch.stack([number // 9 % 3, number // 3 % 3, number % 3], dim=-1).to(torch.uint8)
 
 
-def buffer(config: LevelsConfig, seeds: tuple[int, ...] = SEEDS) -> ScoredLevels:
+def buffer(config: LevelBufferConfig, seeds: tuple[int, ...] = SEEDS) -> ScoredLevels:
     dataset = dataset_of(config) if config.dataset_levels else None
     return ScoredLevels(config, len(seeds), SIZE, dataset)
 
@@ -289,7 +289,7 @@ def test_a_restored_buffer_goes_on_the_same(tmp_path) -> None:
 
 def test_nothing_reads_a_value() -> None:
     """On the meta device there are none: a branch on one, or a shape that depends on one, would raise."""
-    levels = ScoredLevels(LevelsConfig(40, 10), 2, SIZE, torch.zeros(10, SIZE, dtype=torch.uint8), "meta")
+    levels = ScoredLevels(LevelBufferConfig(40, 10), 2, SIZE, torch.zeros(10, SIZE, dtype=torch.uint8), "meta")
     scores = Scores(*(torch.zeros(2, STEPS, WORLDS, device="meta") for _ in range(3)),
                     torch.zeros(2, STEPS, WORLDS, dtype=torch.bool, device="meta"))  # fmt: skip
     levels.draw_unseen(torch.zeros(2, 10, device="meta"), WORLDS)
@@ -307,7 +307,7 @@ def test_nothing_reads_a_value() -> None:
 
 def full_size(num_seeds: int, **settings) -> ScoredLevels:
     """DRED's buffer, full: levels all seen and solved, with scores and staleness at random."""
-    config = LevelsConfig(**settings)
+    config = LevelBufferConfig(**settings)
     n, rng = config.dataset_levels, Rng(range(num_seeds))
     levels = ScoredLevels(config, num_seeds, 2, torch.arange(2 * n).reshape(n, 2).to(torch.uint8))
     shape = (config.capacity,)
@@ -349,7 +349,7 @@ def test_uniform_is_uniform() -> None:
 
 
 def test_the_warm_up_of_512_levels_in_36_worlds_is_15_cycles() -> None:
-    levels = ScoredLevels(LevelsConfig(), 2, 1, torch.zeros(512, 1, dtype=torch.uint8))
+    levels = ScoredLevels(LevelBufferConfig(), 2, 1, torch.zeros(512, 1, dtype=torch.uint8))
     assert levels.warm_up_cycles(36) == 15
     drawn = []
     for cycle in range(15):
@@ -397,7 +397,7 @@ def test_the_ends_of_the_unit_interval_draw_slots_with_mass() -> None:
 
 
 def test_a_term_without_mass_is_uniform_over_what_was_seen() -> None:
-    levels = ScoredLevels(LevelsConfig(6, 2), 1, 1, torch.tensor([[1], [2]], dtype=torch.uint8))
+    levels = ScoredLevels(LevelBufferConfig(6, 2), 1, 1, torch.tensor([[1], [2]], dtype=torch.uint8))
     assert not levels.distribution(0.5).any()  # nothing is seen
     levels.scores.valid[0, :2] = True
     levels.scores.value_l1[0, :2] = torch.tensor([0.1, 0.2])
@@ -415,7 +415,7 @@ def test_an_empty_slot_is_never_drawn(score: str, support: str) -> None:
     """With powers of scores that are all 0, whatever the shares; it was the last slot, an empty level."""
     power = Priority(score, "power", 1.0, support)
     for secondary, rho in ((None, 0.0), (power, 0.0), (power, 0.3), (None, 1.0)):
-        levels = ScoredLevels(LevelsConfig(9, 3, power, secondary, rho=rho, solved_only=False), 2, 1,
+        levels = ScoredLevels(LevelBufferConfig(9, 3, power, secondary, rho=rho, solved_only=False), 2, 1,
                               torch.arange(3, dtype=torch.uint8)[:, None])  # fmt: skip
         levels.scores.valid[0, :2] = True  # one of the dataset is unseen yet
         levels.scores.valid[1, :5] = True
@@ -429,7 +429,7 @@ def test_an_empty_slot_is_never_drawn(score: str, support: str) -> None:
 
 def test_empty_slots_rank_before_the_levels_that_score_nothing() -> None:
     """Five slots with a level of score 0.5, two of 0 and two empty ones: rank 1, ranks 5 and 4, nothing."""
-    config = LevelsConfig(5, 0, ranked("value_l1", 1.0), None, STALE, rho=0.0, solved_only=False)
+    config = LevelBufferConfig(5, 0, ranked("value_l1", 1.0), None, STALE, rho=0.0, solved_only=False)
     levels = ScoredLevels(config, 1, 1)
     levels.scores.valid[0, :3] = True
     levels.scores.value_l1[0, 1] = 0.5
@@ -438,7 +438,7 @@ def test_empty_slots_rank_before_the_levels_that_score_nothing() -> None:
 
 
 def test_the_highest_world_s_last_episode_scores_a_level() -> None:
-    levels = ScoredLevels(LevelsConfig(2, 2), 1, 1, torch.tensor([[1], [2]], dtype=torch.uint8))
+    levels = ScoredLevels(LevelBufferConfig(2, 2), 1, 1, torch.tensor([[1], [2]], dtype=torch.uint8))
     value = torch.tensor([[[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]])  # 3 steps, 2 worlds
     finished = torch.tensor([[[True, True], [False, True], [True, False]]])
     slots = torch.zeros(1, 3, 2, dtype=torch.int64)
@@ -500,7 +500,7 @@ def test_a_full_buffer_of_the_paper_s_size_admits_what_the_serial_version_does(m
     """4000 slots, and 36 offers with scores as those that are held."""
     n = 512 if method == "accel-d" else 0
     score, temperature = ("grounded_value_l1", 0.1) if n else ("positive_value_loss", 0.3)
-    config = LevelsConfig(4000, n, ranked(score, temperature), None, STALE, solved_only=False)
+    config = LevelBufferConfig(4000, n, ranked(score, temperature), None, STALE, solved_only=False)
     rng, numbers = Rng(range(2)), torch.arange(4000)
     rows = torch.stack([numbers // 200, numbers % 200, torch.zeros_like(numbers)], dim=1).to(torch.uint8)
     levels = ScoredLevels(config, 2, 3, rows[:n] if n else None)
@@ -602,13 +602,13 @@ def test_worlds_without_a_finished_episode() -> None:
 )
 def test_impossible_settings(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        LevelsConfig(**settings)
+        LevelBufferConfig(**settings)
 
 
 def test_a_dataset_of_another_size() -> None:
     with pytest.raises(UserError, match=r"levels.dataset_levels=5 is not valid; give the number of levels"):
         ScoredLevels(SETTINGS["dred"], 1, SIZE, torch.zeros(4, SIZE, dtype=torch.uint8))
     with pytest.raises(UserError, match=r"levels.capacity=4 .* at least the 5 levels of the dataset"):
-        ScoredLevels(LevelsConfig(4, 5), 1, SIZE, torch.zeros(5, SIZE, dtype=torch.uint8))
+        ScoredLevels(LevelBufferConfig(4, 5), 1, SIZE, torch.zeros(5, SIZE, dtype=torch.uint8))
     with pytest.raises(UserError, match=r"levels.capacity=5 .* more than the dataset's 5 levels"):
         buffer(SETTINGS["plr"]).insert(*[None] * 2)

@@ -27,7 +27,7 @@ from agents.vae_dred import VAEDRED, LevelModelConfig, VAEDREDConfig
 from envs.cave.space import CaveEscape
 from envs.cave.tiles import EMPTY, GOAL, START, WALL
 from rlreg.checkpoint import Checkpoints
-from rlreg.level_buffer import LevelsConfig, Priority
+from rlreg.level_buffer import LevelBufferConfig, Priority
 from rlreg.regularizers import Regularizer
 
 METHODS = ("uniform", "plr", "dr", "robust_plr", "accel", "accel_d", "el_dred", "vae_dred")
@@ -63,7 +63,7 @@ def space():
 
 def curriculum(space, method=EditReplay, config=EditReplayConfig, seeds=(0, 1), num_envs=5, more=None, **levels):
     student = PPOConfig(hidden_dim=8, filters=2, head_dim=4, num_envs=num_envs, rollout_length=48, epochs=1)
-    levels = LevelsConfig(**({"capacity": 20} | levels))
+    levels = LevelBufferConfig(**({"capacity": 20} | levels))
     made = method(config(student=student, levels=levels, **(more or {})), Regularizer(), space.observation, 7, seeds)
     made.setup(space, 10)
     return made

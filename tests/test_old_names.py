@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from conftest import ROOT
+import pytest
+from conftest import ROOT, main
 from omegaconf import OmegaConf
 
 from rlreg.old_names import renamed, with_new_names, with_old_names
@@ -25,7 +26,32 @@ def test_old_figures_are_found_by_today_s_names(tmp_path):
 
 def test_an_old_key_is_told_its_new_name():
     assert renamed("agent.student.num_worlds") == "agent.student.num_envs"
-    assert renamed("train.num_envs") is None
+    assert renamed("levels") == "level_set" and renamed("levels.out") == "level_set.out"
+    assert renamed("train.num_envs") is None and renamed("agent.levels.rho") is None
+
+
+@pytest.mark.parametrize(
+    "typed, now",
+    [
+        ("mode=levels", "mode=level_set"),
+        ("levels.out=mine.npz", "'level_set.out'"),
+        ("levels=cave_escape", "'level_set'"),
+        ("train.num_worlds=2", "'train.num_envs'"),
+    ],
+)
+def test_an_old_word_on_the_command_line_is_told_what_it_is_called_now(monkeypatch, capsys, typed, now):
+    assert main(monkeypatch, typed) == 2
+    assert re.fullmatch(rf"error: \S+ is now called {now}\n", capsys.readouterr().err)
+
+
+def test_the_tool_and_the_launcher_of_an_old_configuration_are_read_by_today_s_names():
+    old = {"levels": {"_target_": "envs.cave.level_set_tool.levels"}, "launcher": {"_target_": "rlreg.launch.ray"}}
+    old["agent"] = {"levels": {"rho": 0.3}}
+    assert with_new_names(old) == {
+        "level_set": {"_target_": "envs.cave.level_set_tool.run"},
+        "launcher": {"_target_": "rlreg.launchers.ray"},
+        "agent": {"levels": {"rho": 0.3}},
+    }
 
 
 def test_an_old_run_goes_on_with_the_worlds_it_had_and_keeps_its_folder(tmp_path):

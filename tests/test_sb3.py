@@ -32,13 +32,13 @@ from envs.gym import make, make_single
 from rlreg.buffers import Batch
 from rlreg.build import load_agent
 from rlreg.checkpoint import Checkpoints
+from rlreg.command import run
 from rlreg.config import TrainConfig, register_schemas
 from rlreg.errors import UserError
 from rlreg.networks import Normalizer
 from rlreg.purpose import Purpose
 from rlreg.regularizers import BEER, Regularizer
 from rlreg.run_folder import RunFolder
-from rlreg.runner import run
 from rlreg.training.sb3_baselines import SB3Training
 
 register_schemas()

@@ -1,4 +1,4 @@
-"""Build, inspect and draw level sets, and generate new wall layouts: what `mode=levels` does."""
+"""Build, inspect and draw level sets, and generate new wall layouts: what `mode=level_set` does."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _ON_SHEET = 64
 
 
 @dataclass
-class LevelsOptions:
+class LevelSetOptions:
     """A level set to look at or to write; with `structure`, wall layouts to generate instead."""
 
-    _target_: str = "envs.cave.level_set_tool.levels"
+    _target_: str = "envs.cave.level_set_tool.run"
     set: str = "cave_escape_512_4ts_varp"
     """One of DRED's level sets by name, or a level-set file."""
     split: str = "train"
@@ -50,11 +50,12 @@ class LevelsOptions:
     """Processes that generate; one a core where empty."""
 
 
-def levels(options: LevelsOptions) -> None:
+def run(options: LevelSetOptions) -> None:
     """Print the statistics of a set, and write and draw it where asked; or generate layouts. Raises `UserError`."""
     for name, suffix in (("out", ".npz"), ("sheet", ".png")):  # before work of minutes
         value = getattr(options, name)
-        require(value is None or value.endswith(suffix), f"levels.{name}", value, f"a file name that ends in {suffix}")
+        valid = f"a file name that ends in {suffix}"
+        require(value is None or value.endswith(suffix), f"level_set.{name}", value, valid)
     if options.structure is None:
         _show(options)
     else:
@@ -74,10 +75,10 @@ def table(levels: LevelSet) -> str:
     return "\n".join(aligned(rows))
 
 
-def _show(options: LevelsOptions) -> None:
+def _show(options: LevelSetOptions) -> None:
     found = level_set(options.set, options.split, layouts=options.layouts)
     if options.count is not None:
-        found = found.first(options.count, "levels.count")
+        found = found.first(options.count, "level_set.count")
     print(table(found))
     if options.out:
         found.save(options.out)
@@ -86,11 +87,14 @@ def _show(options: LevelsOptions) -> None:
         _draw(found.first(min(_ON_SHEET, len(found))).levels, options.sheet)
 
 
-def _generate(options: LevelsOptions) -> None:
+def _generate(options: LevelSetOptions) -> None:
     structure, path = str(options.structure), Path(options.layouts or "")
-    require(options.template is not None, "levels.template", options.template, f"the template of '{structure}', a file")
-    require(path.suffix == ".npz", "levels.layouts", options.layouts, "the file that the layouts go to, ending in .npz")
-    require(options.count is not None, "levels.count", options.count, "the number of layouts to generate")
+    for field, value, good, valid in (
+        ("template", options.template, options.template is not None, f"the template of '{structure}', a file"),
+        ("layouts", options.layouts, path.suffix == ".npz", "the file that the layouts go to, ending in .npz"),
+        ("count", options.count, options.count is not None, "the number of layouts to generate"),
+    ):
+        require(good, f"level_set.{field}", value, valid)
     there = layouts_files.read(path) if path.exists() else {}
     new = generate(structure, options.template, options.size, options.count, options.seed, options.workers)
     layouts_files.write(path, there | {(structure, options.size): new})

@@ -101,10 +101,10 @@ def generate(
     settings = STRUCTURES[structure]
     least = settings.pattern_width + 2
     valid = f"{least} or more: '{structure}' has patterns of {settings.pattern_width}"
-    require(size >= least, "levels.size", size, valid)
-    require(count >= 1, "levels.count", count, "1 or more")
-    require(seed >= 0, "levels.seed", seed, "0 or more")
-    require(workers is None or workers >= 1, "levels.workers", workers, "1 or more")
+    require(size >= least, "level_set.size", size, valid)
+    require(count >= 1, "level_set.count", count, "1 or more")
+    require(seed >= 0, "level_set.seed", seed, "0 or more")
+    require(workers is None or workers >= 1, "level_set.workers", workers, "1 or more")
     walls = read_template(template)
     if min(walls.shape) < settings.pattern_width:
         raise UserError(

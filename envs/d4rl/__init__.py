@@ -61,7 +61,7 @@ def make(
         from envs.gym_vector import GymVectorEnv  # here: worker processes, which import this module, load no torch
 
         return GymVectorEnv(partial(make_single, id), id, seeds, num_envs, purpose, workers, device)
-    from envs.d4rl.batched import make_task
+    from envs.d4rl.batched_simulators import make_task
 
     warp = {"deterministic": deterministic, "nconmax": nconmax, "njmax": njmax}
     return make_batched(partial(make_task, id), chosen, seeds, num_envs, purpose, 1, spread, workers, device, **warp)

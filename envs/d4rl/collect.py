@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from envs.base import world_seed
 from envs.d4rl.mixture import mix
-from envs.d4rl.side_by_side import Batch, SideBySide, Singles
+from envs.d4rl.side_by_side import BatchedWorlds, SideBySide, SingleWorlds
 from envs.d4rl.writing import Rows, joined, target, write_hdf5
 from rlreg.buffers import GOES_ON, STANDS_IN, UNKNOWN, Replay
 from rlreg.build import build_task, load_agent
@@ -255,8 +255,8 @@ def _worlds(run_cfg: DictConfig, seed: int, kind: str, wanted: CollectConfig) ->
     count = min(wanted.worlds, wanted.steps)
     task = build_task(run_cfg)
     if task.backend(count, "cpu") in ("mujoco", "warp"):
-        return Batch(task.vector_env((seed,), count, PURPOSE[kind]))
-    return Singles([task.single_env(world_seed(seed, n, PURPOSE[kind])) for n in range(count)])
+        return BatchedWorlds(task.vector_env((seed,), count, PURPOSE[kind]))
+    return SingleWorlds([task.single_env(world_seed(seed, n, PURPOSE[kind])) for n in range(count)])
 
 
 def roll_out(act: Act, worlds: SideBySide, steps: int) -> Rows:

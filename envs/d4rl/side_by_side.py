@@ -45,7 +45,7 @@ class SideBySide(Protocol):
     def close(self) -> None: ...
 
 
-class Singles:
+class SingleWorlds:
     """Environments with flat float32 observations and actions."""
 
     def __init__(self, envs: Sequence[gymnasium.Env]) -> None:
@@ -74,7 +74,7 @@ class Singles:
             env.close()
 
 
-class Batch:
+class BatchedWorlds:
     """The worlds of one seed of a `BatchedEnv`."""
 
     def __init__(self, env: BatchedEnv) -> None:

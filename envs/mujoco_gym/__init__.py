@@ -17,11 +17,11 @@ from envs.mujoco_gym.pusher import Pusher
 from envs.mujoco_gym.reacher import Reacher
 from envs.mujoco_gym.settings import IDS, check, settings
 from envs.mujoco_gym.swimmer import Swimmer
-from envs.physics.task import Task
+from envs.physics.batched_task import BatchedTask
 from rlreg.errors import UserError, unknown
 
 _VERSIONED = (Ant, Hopper, Humanoid, HumanoidStandup, InvertedDoublePendulum, InvertedPendulum, Reacher, Walker2d)
-TASKS: dict[str, Callable[..., Task]] = {
+TASKS: dict[str, Callable[..., BatchedTask]] = {
     f"{task.__name__}-v{version}": partial(task, version=version) for task in _VERSIONED for version in (4, 5)
 }
 TASKS |= {f"{task.__name__}-v{version}": task for task in (HalfCheetah, Swimmer) for version in (4, 5)}
@@ -30,8 +30,8 @@ assert set(TASKS) == set(IDS)
 
 
 def make_task(
-    id: str, max_episode_steps: int | None = None, of: Callable[..., Task] | None = None, **given: Any
-) -> Task:
+    id: str, max_episode_steps: int | None = None, of: Callable[..., BatchedTask] | None = None, **given: Any
+) -> BatchedTask:
     """The task of a Gymnasium id; `given` as Gymnasium's own constructor takes them.
 
     `of` makes it instead of the task's own class. Raises `UserError` for an unknown id or setting, or a strange value.

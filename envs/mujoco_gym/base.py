@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from envs.physics.base import Physics
-from envs.physics.task import Task
+from envs.physics.batched_task import BatchedTask
 from envs.streams import EpisodeStreams
 
 ASSETS = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
 
-class GymTask(Task):
+class BatchedGymTask(BatchedTask):
     """A task as Gymnasium steps it: `mj_step` a frame, so that readings lag one physics step behind the state.
 
     A reward that compares readings with those of the step before keeps these as its own state: read again after a
@@ -60,7 +60,7 @@ class GymTask(Task):
         return self.physics.ctrl.square().sum(dim=1)
 
 
-class Locomotion(GymTask):
+class Locomotion(BatchedGymTask):
     """Move forward: a reward for speed, less a cost of control."""
 
     num_skipped = 1

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from envs.mujoco_gym.base import GymTask, Healthy, Locomotion, within
+from envs.mujoco_gym.base import BatchedGymTask, Healthy, Locomotion, within
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
 
@@ -81,7 +81,7 @@ class Humanoid(Body):
         write(self._x_before, mask, self.mass_center())
 
     def before_step(self, action: Tensor) -> None:
-        GymTask.before_step(self, action)  # where the body was is known from the last step
+        BatchedGymTask.before_step(self, action)  # where the body was is known from the last step
 
     def is_healthy(self) -> Tensor:
         """(W,) bool."""

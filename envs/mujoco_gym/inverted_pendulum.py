@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from envs.mujoco_gym.base import GymTask
+from envs.mujoco_gym.base import BatchedGymTask
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
 
@@ -17,7 +17,7 @@ CLIP = 10.0
 """Beyond which velocities and constraint forces are observed clipped."""
 
 
-class InvertedPendulum(GymTask):
+class InvertedPendulum(BatchedGymTask):
     """v4, and v5, which does not pay the step of the fall."""
 
     def __init__(self, version: int, reset_noise_scale: float = 0.01, frame_skip: int = 2) -> None:
@@ -45,7 +45,7 @@ class InvertedPendulum(GymTask):
         return ~(self._angle.abs() <= MAX_ANGLE)  # a number that is none has fallen, too
 
 
-class InvertedDoublePendulum(GymTask):
+class InvertedDoublePendulum(BatchedGymTask):
     """v4, and v5, which does not pay the step of the fall and observes the forces on the cart alone."""
 
     def __init__(

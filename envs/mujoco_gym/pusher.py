@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.mujoco_gym.base import GymTask
+from envs.mujoco_gym.base import BatchedGymTask
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
 
@@ -17,7 +17,7 @@ MAX_ATTEMPTS = 100
 """Places of the cylinder tried for one beyond it."""
 
 
-class Pusher(GymTask):
+class Pusher(BatchedGymTask):
     """v5."""
 
     def __init__(

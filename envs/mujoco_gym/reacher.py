@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.mujoco_gym.base import GymTask
+from envs.mujoco_gym.base import BatchedGymTask
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
 
@@ -17,7 +17,7 @@ MAX_ATTEMPTS = 100
 """Targets tried for one within it."""
 
 
-class Reacher(GymTask):
+class Reacher(BatchedGymTask):
     """v5, and v4, which pays for the distance before the step and observes its height, which is always zero."""
 
     def __init__(

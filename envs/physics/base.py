@@ -1,7 +1,8 @@
 """The interface of a physics engine: W simulations ("worlds") of one MuJoCo model as tensors.
 
-A task holds live views of an engine's tensors, taken once by `Task.bind`, and knows neither engine nor device. Nothing
-here waits for the device: whatever happens to some worlds only is told by a mask (W,) bool, and every shape is static.
+A task holds live views of an engine's tensors, taken once by `BatchedTask.bind`, and knows neither engine nor device.
+Nothing here waits for the device: whatever happens to some worlds only is told by a mask (W,) bool, and every shape is
+static.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class Physics(ABC):
     def contact_forces(self) -> Tensor:
         """(W, nbody, 6): external forces on the bodies (`cfrc_ext`) as of the last step, after mj_rnePostConstraint.
 
-        Zero after a reset. Only of a task that has asked for them, see `Task.contact_forces`.
+        Zero after a reset. Only of a task that has asked for them, see `BatchedTask.contact_forces`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not compute contact forces")
 

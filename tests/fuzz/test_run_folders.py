@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import worlds  # noqa: F401  registers the environments
 from conftest import ROOT
 
+from rlreg.command import run
 from rlreg.config import explain
 from rlreg.interrupts import Interrupted
 from rlreg.registry import register
-from rlreg.runner import run
 
 SETTINGS = [
     "agent=ddpg",

@@ -20,8 +20,8 @@ from envs.gym import ActionScale
 from envs.gym_vector import GymVectorEnv
 from envs.mujoco_gym import TASKS, make_task
 from envs.mujoco_gym.settings import IDS, settings
+from envs.physics.batched_task import BatchedTask
 from envs.physics.mujoco_batch import MujocoBatch
-from envs.physics.task import Task
 from envs.streams import EpisodeStreams
 from rlreg.errors import UserError
 
@@ -51,7 +51,7 @@ def make_reference(id: str, given: dict[str, Any], seed: int) -> gymnasium.Env:
     return env
 
 
-def our_copy(id: str, given: dict[str, Any], theirs: gymnasium.Env) -> Task:
+def our_copy(id: str, given: dict[str, Any], theirs: gymnasium.Env) -> BatchedTask:
     """One world of ours, put into Gymnasium's present state, which is the beginning of an episode."""
     task = make_task(id, **given)
     physics = MujocoBatch(task.model, 1, task.substeps, legacy_step=False, contact_forces=task.contact_forces)
@@ -66,7 +66,7 @@ def our_copy(id: str, given: dict[str, Any], theirs: gymnasium.Env) -> Task:
     return task
 
 
-def assert_same_observation(task: Task, theirs: np.ndarray) -> None:
+def assert_same_observation(task: BatchedTask, theirs: np.ndarray) -> None:
     """To one unit in float32's last place."""
     ours = torch.cat([part.reshape(1, -1) for part in task.get_observation().values()], dim=1).float()[0].numpy()
     wanted = theirs.astype(np.float32)

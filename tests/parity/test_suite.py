@@ -12,8 +12,8 @@ from dm_control import suite
 from mujoco.batch import MODEL_FIELDS
 
 from envs.dmc.suite import TASKS, make_task
+from envs.physics.batched_task import BatchedTask
 from envs.physics.mujoco_batch import MujocoBatch
-from envs.physics.task import Task
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 EPISODE = 1000
@@ -75,7 +75,7 @@ class Copy:
         self.physics.forward(everyone)
 
 
-def assert_same_observation(task: Task, theirs: np.ndarray) -> None:
+def assert_same_observation(task: BatchedTask, theirs: np.ndarray) -> None:
     """To one unit in float32's last place."""
     parts = task.get_observation().values()
     ours = torch.cat([part.reshape(1, -1) for part in parts], dim=1).float()[0].numpy()

@@ -15,8 +15,8 @@ from two_samples import assert_same_distribution
 from envs.batched import BatchedEnv
 from envs.dmc.suite import TASKS, make_task
 from envs.dmc.suite.quadruped import TERRAIN_SMOOTHNESS, Escape
+from envs.physics.batched_task import BatchedTask
 from envs.physics.mujoco_batch import MujocoBatch
-from envs.physics.task import Task
 from envs.streams import EpisodeStreams
 
 SAMPLES = {"quadruped": 150, "humanoid_CMU": 200, "dog": 300, "cheetah": 300, "manipulator": 400, "stacker": 400}
@@ -30,7 +30,7 @@ BEGIN_ALIKE = {
 """Tasks whose episodes begin as another's of the same class do."""
 
 
-def our_beginnings(task: Task, worlds: int) -> NDArray[np.float64]:
+def our_beginnings(task: BatchedTask, worlds: int) -> NDArray[np.float64]:
     """(worlds, n): state, what was drawn of the model, observation."""
     physics = MujocoBatch(task.model, worlds, task.substeps, task.model_fields)
     task.bind(physics)

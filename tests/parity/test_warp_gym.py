@@ -12,7 +12,7 @@ import envs.gym
 from envs.gym import PGS, ActionScale
 from envs.mujoco_gym import TASKS, make_task
 from envs.mujoco_gym.ant import Ant
-from envs.physics.task import Task
+from envs.physics.batched_task import BatchedTask
 from rlreg.errors import UserError
 
 pytest.importorskip("mujoco_warp")
@@ -27,13 +27,13 @@ mujoco_warp's (3.17) along fixed axes where a capsule stands steeper than 60 deg
 cones are turned against each other, and a step with such a contact, one in four, differs."""
 
 
-def where(task: Task, data: mujoco.MjData) -> float:
+def where(task: BatchedTask, data: mujoco.MjData) -> float:
     """What Ant and Humanoid call their x."""
     model = task.model
     return data.xpos[1, 0] if isinstance(task, Ant) else data.xipos[:, 0] @ model.body_mass / model.body_mass.sum()
 
 
-def apart(task: Task, data: mujoco.MjData) -> float:
+def apart(task: BatchedTask, data: mujoco.MjData) -> float:
     """Reacher's finger and target."""
     return float(np.linalg.norm(data.body("fingertip").xpos - data.body("target").xpos))
 

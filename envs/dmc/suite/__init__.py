@@ -23,7 +23,7 @@ from envs.dmc.suite import (
     swimmer,
     walker,
 )
-from envs.physics.task import Task
+from envs.physics.batched_task import BatchedTask
 from rlreg.errors import unknown
 
 _DOMAINS = (
@@ -51,7 +51,7 @@ TASKS = {f"{domain.SUITE.name}-{name}": make for domain in _DOMAINS for name, ma
 """What makes each task, by the name 'domain-task'."""
 
 
-def make_task(name: str) -> Task:
+def make_task(name: str) -> BatchedTask:
     """Raises `UserError` for an unknown task."""
     if name not in TASKS:
         raise unknown("task", name, TASKS)

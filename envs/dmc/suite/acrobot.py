@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
@@ -16,16 +16,16 @@ SUITE = Domain("acrobot")
 
 
 @SUITE.add
-def swingup() -> Task:
+def swingup() -> BatchedTask:
     return Balance(sparse=False)
 
 
 @SUITE.add
-def swingup_sparse() -> Task:
+def swingup_sparse() -> BatchedTask:
     return Balance(sparse=True)
 
 
-class Balance(Task):
+class Balance(BatchedTask):
     """Swing up and balance the arm, its tip at the target."""
 
     def __init__(self, sparse: bool) -> None:

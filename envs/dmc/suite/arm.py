@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Task
+from envs.dmc.suite.base import BatchedTask
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
 
@@ -23,7 +23,7 @@ MAX_ATTEMPTS = 1000
 ARM_JOINTS = ("arm_root", "arm_shoulder", "arm_elbow", "arm_wrist", "finger", "fingertip", "thumb", "thumbtip")
 
 
-class Arm(Task):
+class Arm(BatchedTask):
     """What is read of the arm and of bodies in its plane."""
 
     def __init__(self, model: mujoco.MjModel) -> None:

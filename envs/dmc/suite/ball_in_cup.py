@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, load_model
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
 
@@ -19,11 +19,11 @@ SUITE = Domain("ball_in_cup")
 
 
 @SUITE.add
-def catch() -> Task:
+def catch() -> BatchedTask:
     return BallInCup()
 
 
-class BallInCup(Task):
+class BallInCup(BatchedTask):
     """Put the ball into the cup."""
 
     def __init__(self) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from envs.dmc.dm_control_env import suite
-from envs.physics.task import Task
+from envs.physics.batched_task import BatchedTask
 from envs.streams import EpisodeStreams
 
-__all__ = ["Domain", "RandomJoints", "Task", "compiled", "load_model", "suite", "unit"]
+__all__ = ["BatchedTask", "Domain", "RandomJoints", "compiled", "load_model", "suite", "unit"]
 
 
 class Domain:
@@ -23,9 +23,9 @@ class Domain:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.tasks: dict[str, Callable[[], Task]] = {}
+        self.tasks: dict[str, Callable[[], BatchedTask]] = {}
 
-    def add(self, make: Callable[[], Task]) -> Callable[[], Task]:
+    def add(self, make: Callable[[], BatchedTask]) -> Callable[[], BatchedTask]:
         self.tasks[make.__name__] = make
         return make
 
@@ -50,14 +50,14 @@ def compiled(xml: str | bytes, assets: dict[str, bytes] = suite.common.ASSETS) -
 
 
 class RandomJoints:
-    """dm_control's `randomize_limited_and_rotational_joints`, its constants made once, at `Task.bind`.
+    """dm_control's `randomize_limited_and_rotational_joints`, its constants made once, at `BatchedTask.bind`.
 
     Bounded hinges and slides are uniform in their range, other hinges in [-pi, pi); ball joints' quaternions are
     uniform on the sphere (within a cone where bounded); a free joint is turned but stays where it is, its quaternion
     drawn from the positive orthant, as in dm_control.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: BatchedTask) -> None:
         model, self._physics = task.model, task.physics
         scalar: list[int] = []
         ranges: list[tuple[float, float]] = []

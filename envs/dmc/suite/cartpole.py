@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
@@ -16,36 +16,36 @@ SUITE = Domain("cartpole")
 
 
 @SUITE.add
-def balance() -> Task:
+def balance() -> BatchedTask:
     return Balance(swing_up=False, sparse=False)
 
 
 @SUITE.add
-def balance_sparse() -> Task:
+def balance_sparse() -> BatchedTask:
     return Balance(swing_up=False, sparse=True)
 
 
 @SUITE.add
-def swingup() -> Task:
+def swingup() -> BatchedTask:
     return Balance(swing_up=True, sparse=False)
 
 
 @SUITE.add
-def swingup_sparse() -> Task:
+def swingup_sparse() -> BatchedTask:
     return Balance(swing_up=True, sparse=True)
 
 
 @SUITE.add
-def two_poles() -> Task:
+def two_poles() -> BatchedTask:
     return Balance(swing_up=True, sparse=False, num_poles=2)
 
 
 @SUITE.add
-def three_poles() -> Task:
+def three_poles() -> BatchedTask:
     return Balance(swing_up=True, sparse=False, num_poles=3)
 
 
-class Balance(Task):
+class Balance(BatchedTask):
     """Keep the poles upright, beginning close to there or (`swing_up`) hanging."""
 
     CART_RANGE = (-0.25, 0.25)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
@@ -21,11 +21,11 @@ SUITE = Domain("cheetah")
 
 
 @SUITE.add
-def run() -> Task:
+def run() -> BatchedTask:
     return Cheetah()
 
 
-class Cheetah(Task):
+class Cheetah(BatchedTask):
     """Run forward."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
@@ -32,27 +32,27 @@ SUITE = Domain("dog")
 
 
 @SUITE.add
-def stand() -> Task:
+def stand() -> BatchedTask:
     return Stand(_on_floor(WALK_SPEED))
 
 
 @SUITE.add
-def walk() -> Task:
+def walk() -> BatchedTask:
     return Move(_on_floor(WALK_SPEED), WALK_SPEED)
 
 
 @SUITE.add
-def trot() -> Task:
+def trot() -> BatchedTask:
     return Move(_on_floor(TROT_SPEED), TROT_SPEED)
 
 
 @SUITE.add
-def run() -> Task:
+def run() -> BatchedTask:
     return Move(_on_floor(RUN_SPEED), RUN_SPEED)
 
 
 @SUITE.add
-def fetch() -> Task:
+def fetch() -> BatchedTask:
     return Fetch(load_model("dog", remove_ball=False))
 
 
@@ -61,7 +61,7 @@ def _on_floor(speed: float) -> mujoco.MjModel:
     return load_model("dog", floor_size=speed * EPISODE_SECONDS)
 
 
-class Stand(Task):
+class Stand(BatchedTask):
     """Stand upright."""
 
     def __init__(self, model: mujoco.MjModel) -> None:

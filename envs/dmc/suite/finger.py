@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, RandomJoints, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, RandomJoints, load_model
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
 
@@ -28,21 +28,21 @@ SUITE = Domain("finger")
 
 
 @SUITE.add
-def spin() -> Task:
+def spin() -> BatchedTask:
     return Spin()
 
 
 @SUITE.add
-def turn_easy() -> Task:
+def turn_easy() -> BatchedTask:
     return Turn(EASY_TARGET_SIZE)
 
 
 @SUITE.add
-def turn_hard() -> Task:
+def turn_hard() -> BatchedTask:
     return Turn(HARD_TARGET_SIZE)
 
 
-class Finger(Task):
+class Finger(BatchedTask):
     """What both tasks read, and how they begin: in a random pose without contacts."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, Task, load_model, unit
+from envs.dmc.suite.base import BatchedTask, Domain, load_model, unit
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
@@ -18,16 +18,16 @@ SUITE = Domain("fish")
 
 
 @SUITE.add
-def upright() -> Task:
+def upright() -> BatchedTask:
     return Upright()
 
 
 @SUITE.add
-def swim() -> Task:
+def swim() -> BatchedTask:
     return Swim()
 
 
-class Upright(Task):
+class Upright(BatchedTask):
     """Bring the torso upright, from any orientation."""
 
     def __init__(self) -> None:

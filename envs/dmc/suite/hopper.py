@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, RandomJoints, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, RandomJoints, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
@@ -23,16 +23,16 @@ SUITE = Domain("hopper")
 
 
 @SUITE.add
-def stand() -> Task:
+def stand() -> BatchedTask:
     return Hopper(hopping=False)
 
 
 @SUITE.add
-def hop() -> Task:
+def hop() -> BatchedTask:
     return Hopper(hopping=True)
 
 
-class Hopper(Task):
+class Hopper(BatchedTask):
     """Stand in balance, or hop forward."""
 
     def __init__(self, hopping: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, RandomJoints, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, RandomJoints, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
@@ -27,26 +27,26 @@ SUITE = Domain("humanoid")
 
 
 @SUITE.add
-def stand() -> Task:
+def stand() -> BatchedTask:
     return Humanoid(move_speed=0)
 
 
 @SUITE.add
-def walk() -> Task:
+def walk() -> BatchedTask:
     return Humanoid(move_speed=WALK_SPEED)
 
 
 @SUITE.add
-def run() -> Task:
+def run() -> BatchedTask:
     return Humanoid(move_speed=RUN_SPEED)
 
 
 @SUITE.add
-def run_pure_state() -> Task:
+def run_pure_state() -> BatchedTask:
     return Humanoid(move_speed=RUN_SPEED, pure_state=True)
 
 
-class Humanoid(Task):
+class Humanoid(BatchedTask):
     """Stand still (`move_speed` 0) or move at `move_speed` (m/s), in any direction."""
 
     def __init__(self, move_speed: float, pure_state: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, RandomJoints, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, RandomJoints, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
@@ -27,21 +27,21 @@ SUITE = Domain("humanoid_CMU")
 
 
 @SUITE.add
-def stand() -> Task:
+def stand() -> BatchedTask:
     return HumanoidCMU(move_speed=0)
 
 
 @SUITE.add
-def walk() -> Task:
+def walk() -> BatchedTask:
     return HumanoidCMU(move_speed=WALK_SPEED)
 
 
 @SUITE.add
-def run() -> Task:
+def run() -> BatchedTask:
     return HumanoidCMU(move_speed=RUN_SPEED)
 
 
-class HumanoidCMU(Task):
+class HumanoidCMU(BatchedTask):
     """Stand still (`move_speed` 0) or move at `move_speed` (m/s), in any direction."""
 
     def __init__(self, move_speed: float) -> None:

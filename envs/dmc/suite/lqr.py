@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, Task, load_model, unit
+from envs.dmc.suite.base import BatchedTask, Domain, load_model, unit
 from envs.streams import EpisodeStreams
 
 CONTROL_COST_COEF = 0.1
@@ -22,16 +22,16 @@ SUITE = Domain("lqr")
 
 
 @SUITE.add
-def lqr_2_1() -> Task:
+def lqr_2_1() -> BatchedTask:
     return LQRLevel(2, 1)
 
 
 @SUITE.add
-def lqr_6_2() -> Task:
+def lqr_6_2() -> BatchedTask:
     return LQRLevel(6, 2)
 
 
-class LQRLevel(Task):
+class LQRLevel(BatchedTask):
     """Bring the masses to rest, with little control. Every seed has springs of its own, training and evaluation alike.
 
     They are those of `suite.load(..., task_kwargs={'random': seed})`.

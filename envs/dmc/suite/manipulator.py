@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.dmc.suite.arm import CLOSE, MAX_ATTEMPTS, Arm
-from envs.dmc.suite.base import Domain, Task, compiled, suite
+from envs.dmc.suite.base import BatchedTask, Domain, compiled, suite
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
@@ -25,22 +25,22 @@ SUITE = Domain("manipulator")
 
 
 @SUITE.add
-def bring_ball() -> Task:
+def bring_ball() -> BatchedTask:
     return Bring(use_peg=False, insert=False)
 
 
 @SUITE.add
-def bring_peg() -> Task:
+def bring_peg() -> BatchedTask:
     return Bring(use_peg=True, insert=False)
 
 
 @SUITE.add
-def insert_ball() -> Task:
+def insert_ball() -> BatchedTask:
     return Bring(use_peg=False, insert=True)
 
 
 @SUITE.add
-def insert_peg() -> Task:
+def insert_peg() -> BatchedTask:
     return Bring(use_peg=True, insert=True)
 
 

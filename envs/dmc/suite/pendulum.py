@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
@@ -19,11 +19,11 @@ SUITE = Domain("pendulum")
 
 
 @SUITE.add
-def swingup() -> Task:
+def swingup() -> BatchedTask:
     return SwingUp()
 
 
-class SwingUp(Task):
+class SwingUp(BatchedTask):
     """Swing up and balance the pole."""
 
     def __init__(self) -> None:

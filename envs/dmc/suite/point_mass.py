@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, RandomJoints, Task, load_model, unit
+from envs.dmc.suite.base import BatchedTask, Domain, RandomJoints, load_model, unit
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
@@ -21,16 +21,16 @@ SUITE = Domain("point_mass")
 
 
 @SUITE.add
-def easy() -> Task:
+def easy() -> BatchedTask:
     return PointMass()
 
 
 @SUITE.add
-def hard() -> Task:
+def hard() -> BatchedTask:
     return RandomGains()
 
 
-class PointMass(Task):
+class PointMass(BatchedTask):
     """Reach the target and stay, with little control."""
 
     def __init__(self) -> None:

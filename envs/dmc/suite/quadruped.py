@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, Task, compiled, suite, unit
+from envs.dmc.suite.base import BatchedTask, Domain, compiled, suite, unit
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
@@ -34,26 +34,26 @@ SUITE = Domain("quadruped")
 
 
 @SUITE.add
-def walk() -> Task:
+def walk() -> BatchedTask:
     return Move(WALK_SPEED)
 
 
 @SUITE.add
-def run() -> Task:
+def run() -> BatchedTask:
     return Move(RUN_SPEED)
 
 
 @SUITE.add
-def escape() -> Task:
+def escape() -> BatchedTask:
     return Escape()
 
 
 @SUITE.add
-def fetch() -> Task:
+def fetch() -> BatchedTask:
     return Fetch()
 
 
-class Quadruped(Task):
+class Quadruped(BatchedTask):
     """What all tasks read, and how they begin: just above the ground."""
 
     def __init__(self, **model: Any) -> None:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, RandomJoints, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, RandomJoints, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
@@ -20,16 +20,16 @@ SUITE = Domain("reacher")
 
 
 @SUITE.add
-def easy() -> Task:
+def easy() -> BatchedTask:
     return Reacher(BIG_TARGET)
 
 
 @SUITE.add
-def hard() -> Task:
+def hard() -> BatchedTask:
     return Reacher(SMALL_TARGET)
 
 
-class Reacher(Task):
+class Reacher(BatchedTask):
     """Reach a target that lies elsewhere in every episode."""
 
     model_fields = ("geom_pos",)

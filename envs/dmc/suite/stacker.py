@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.dmc.suite.arm import CLOSE, MAX_ATTEMPTS, Arm
-from envs.dmc.suite.base import Domain, Task, compiled, suite
+from envs.dmc.suite.base import BatchedTask, Domain, compiled, suite
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
@@ -21,12 +21,12 @@ SUITE = Domain("stacker")
 
 
 @SUITE.add
-def stack_2() -> Task:
+def stack_2() -> BatchedTask:
     return Stack(2)
 
 
 @SUITE.add
-def stack_4() -> Task:
+def stack_4() -> BatchedTask:
     return Stack(4)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, RandomJoints, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, RandomJoints, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics, write
 from envs.streams import EpisodeStreams
@@ -22,16 +22,16 @@ SUITE = Domain("swimmer")
 
 
 @SUITE.add
-def swimmer6() -> Task:
+def swimmer6() -> BatchedTask:
     return Swimmer(6)
 
 
 @SUITE.add
-def swimmer15() -> Task:
+def swimmer15() -> BatchedTask:
     return Swimmer(15)
 
 
-class Swimmer(Task):
+class Swimmer(BatchedTask):
     """Bring the nose to a target, which lies elsewhere in every episode."""
 
     model_fields = ("geom_pos",)

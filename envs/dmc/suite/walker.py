@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from envs.dmc.suite.base import Domain, RandomJoints, Task, load_model
+from envs.dmc.suite.base import BatchedTask, Domain, RandomJoints, load_model
 from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
@@ -23,21 +23,21 @@ SUITE = Domain("walker")
 
 
 @SUITE.add
-def stand() -> Task:
+def stand() -> BatchedTask:
     return PlanarWalker(move_speed=0)
 
 
 @SUITE.add
-def walk() -> Task:
+def walk() -> BatchedTask:
     return PlanarWalker(move_speed=WALK_SPEED)
 
 
 @SUITE.add
-def run() -> Task:
+def run() -> BatchedTask:
     return PlanarWalker(move_speed=RUN_SPEED)
 
 
-class PlanarWalker(Task):
+class PlanarWalker(BatchedTask):
     """Stand (`move_speed` 0) or move forward at `move_speed` (m/s)."""
 
     def __init__(self, move_speed: float) -> None:

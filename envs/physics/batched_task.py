@@ -16,7 +16,7 @@ from envs.streams import EpisodeStreams
 MAX_CONTROL = 1e10  # mjMAXVAL: the bound of an actuator that has none
 
 
-class Task(ABC):
+class BatchedTask(ABC):
     """One task, written once for every engine: tensor operations of static shape over a `Physics`' live tensors.
 
     Never an index list of worlds, `.item()` or a branch on values: what concerns some worlds only goes by a mask

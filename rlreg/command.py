@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from rlreg import old_names
 from rlreg.build import check_device
 from rlreg.compilation import check_mode
 from rlreg.config import Config, seed_list
-from rlreg.errors import unknown
-from rlreg.modes import collect, evaluate, export, levels, runs, table, train, video
+from rlreg.errors import UserError, unknown
+from rlreg.modes import collect, evaluate, export, level_set, runs, table, train, video
 
 MODES = {
     "train": train.run,
@@ -17,7 +18,7 @@ MODES = {
     "collect": collect.run,
     "export": export.run,
     "table": table.run,
-    "levels": levels.run,
+    "level_set": level_set.run,
     "video": video.run,
     "runs": runs.run,
 }
@@ -26,6 +27,8 @@ MODES = {
 def run(cfg: DictConfig) -> None:
     """Check the whole configuration, then do what `mode` says. Raises `UserError`."""
     settings: Config = OmegaConf.to_object(cfg)
+    if now := old_names.MODES.get(settings.mode):
+        raise UserError(f"mode={settings.mode} is now called mode={now}")
     if settings.mode not in MODES:
         raise unknown("mode", str(settings.mode), MODES)
     seed_list(settings.seeds)

@@ -14,11 +14,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from rlreg import launch
+from rlreg import launchers
 from rlreg.checkpoint import Checkpoints
 from rlreg.errors import UserError
 from rlreg.interrupts import Interrupted
-from rlreg.launch import Job, local
+from rlreg.launchers import Job, local
 
 # A run that saves when it is told to stop: it leaves the file named last, and exits with 130 as run.py does.
 SAVES = """
@@ -77,7 +77,7 @@ def test_as_many_at_a_time_as_asked_for(tmp_path, jobs) -> None:
 
 
 def test_news_of_a_long_run_are_passed_on_once(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(launch, "NEWS_SECONDS", 0.1)
+    monkeypatch.setattr(launchers, "NEWS_SECONDS", 0.1)
     local([python(tmp_path, "long", "import time; print('step 100: return 1.0', flush=True); time.sleep(1)")], jobs=1)
     assert capsys.readouterr().out.count("[1/1] long: step 100: return 1.0\n") == 1
 
@@ -115,7 +115,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path, capsys) -> None:
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"launcher=ray needs Ray: pip install 'rlreg\[ray\]', or give launcher=local"):
-        launch.ray([python(tmp_path, "any", "")], jobs=1)
+        launchers.ray([python(tmp_path, "any", "")], jobs=1)
 
 
 class TestRay:
@@ -134,7 +134,7 @@ class TestRay:
             python(tmp_path, "good", "import os; print(os.getcwd())"),
             python(tmp_path, "bad", "raise SystemExit(3)"),
         ]
-        assert launch.ray(runs, jobs=2) == [runs[1]]
+        assert launchers.ray(runs, jobs=2) == [runs[1]]
         assert runs[0].log.read_text() == f"{tmp_path}\n"
 
     def test_ctrl_c_has_the_runs_save(self, tmp_path) -> None:
@@ -144,7 +144,7 @@ class TestRay:
             lambda: os.kill(os.getpid(), signal.SIGINT),
         )
         with pytest.raises(Interrupted):
-            launch.ray([run], jobs=1)
+            launchers.ray([run], jobs=1)
         assert (tmp_path / "long.saved").exists()
 
 
@@ -181,7 +181,7 @@ def test_a_cell_of_a_lost_node_completes_on_another(tmp_path, monkeypatch, capsy
             lambda: all(any(folder.glob("checkpoints/step-*")) for folder in folders),
             lambda: cluster.remove_node(node, allow_graceful=False),
         )
-        assert launch.ray(cells, jobs=2) == []
+        assert launchers.ray(cells, jobs=2) == []
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -11,7 +11,7 @@ from envs.d4rl.names import info
 from envs.d4rl.simulators import ANT_CONTACT_FORCES, MUJOCO
 from envs.mujoco_gym.ant import Ant
 from envs.physics.base import Physics
-from envs.physics.task import Task
+from envs.physics.batched_task import BatchedTask
 
 
 class AntAsInD4RL(Ant):
@@ -25,7 +25,7 @@ class AntAsInD4RL(Ant):
         return super().get_observation() | {"contact_forces": self._no_forces}
 
 
-def make_task(id: str) -> Task:
+def make_task(id: str) -> BatchedTask:
     """The task of the D4RL dataset `id`, one of Gym-MuJoCo's."""
     task = info(id).task
     original = partial(AntAsInD4RL, version=4) if task == "ant" else None
