@@ -24,10 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from rlreg.logger import Logger  # noqa: E402
+from rlreg.metrics import metric  # noqa: E402
 from rlreg.naming import hparams_of, read_config, run_folders  # noqa: E402
 from rlreg.task import Loop  # noqa: E402
-from rlreg.training.base import EVAL_TAGS  # noqa: E402
-from rlreg.training.curriculum import TAGS  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TABS = {"timeseries": "timeseries", "dashboard": "custom_scalars", "hparams": "hparams"}
@@ -44,9 +43,9 @@ def stream(run: Path, target: Path) -> None:
     for step in sorted({int(row["step"]) for row in rows}):
         here = [row for row in rows if int(row["step"]) == step]
         values = {
-            tag: torch.tensor([float(row[name]) for row in here])
-            for name, tag in (TAGS if loop is Loop.CURRICULUM else EVAL_TAGS).items()
-            if name in here[0]
+            metric(name).tag: torch.tensor([float(row[name]) for row in here])
+            for name in here[0]
+            if name not in ("step", "seed") and metric(name).tag
         }
         logger.scalars(step, values)
     logger.close()

@@ -1,8 +1,11 @@
 """What TensorBoard finds in a run's one event stream: each quantity once, labelled bands, a layout, an HParams row."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
@@ -76,3 +79,16 @@ def test_an_unfinished_run_has_its_row_of_hparams(tmp_path):
     logger.hparams({}, done=True)
     logger.close()
     assert "_hparams_/session_end_info" in written(tmp_path).summary_metadata
+
+
+@pytest.mark.parametrize("kept, tag", [("beer", "eval/mean_reward"), ("dred", "eval/solved")])
+def test_the_documentations_pictures_are_of_what_kept_runs_measured(monkeypatch, tmp_path, kept, tag):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    from pictures import stream
+
+    run = next((ROOT / "results" / kept).rglob("eval.csv")).parent
+    stream(run, tmp_path / "run")
+    steps = {int(row["step"]) for row in csv.DictReader((run / "eval.csv").open())}
+    events = written(tmp_path / "run")
+    assert [point.step for point in events.Scalars(tag)] == sorted(steps)
+    assert "value/error" not in events.Tags()["scalars"] or kept == "beer"
