@@ -17,12 +17,11 @@ from conftest import ROOT
 from hydra.core.hydra_config import HydraConfig
 
 from envs.d4rl.names import Info
+from rlreg import tables
 from rlreg.errors import UserError
-from rlreg.modes import table as tables
-from rlreg.modes.table import compose_cells
-from rlreg.modes.table import run as run_table
 from rlreg.registry import register
 from rlreg.report.cell import Cell
+from rlreg.tables import compose_cells, run_table
 
 TABLE = [
     "mode=table",

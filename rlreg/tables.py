@@ -1,0 +1,149 @@
+"""Tables: rows (environments) x columns (agents) x seeds as resumable sets of runs; `rlreg.report` tells of them.
+
+`python run.py mode=table table=beer_dmc device=cuda` runs what is missing and writes `<runs_root>/tables/beer_dmc/`:
+`table.md`, `table.csv` and the figures. A cell is the run that `env=<row> agent=<column>` with the table's
+overrides, then the user's, would be by itself: it lives in the same folder and is run once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlreg.build import build_task, locate
+from rlreg.config import Config, TableConfig, explain, seed_list
+from rlreg.errors import UserError
+from rlreg.launchers import Job
+from rlreg.metrics import require_known
+from rlreg.modes.train import check_data
+from rlreg.report.cell import Cell
+from rlreg.report.table import report
+from rlreg.run_folder import RunFolder
+
+
+def run_table(cfg: DictConfig) -> None:
+    """Run the missing cells of `cfg.table`, then report. To be called in Hydra's job of `mode=table`.
+
+    Raises `UserError` before anything runs where a cell cannot be composed or its data cannot be had, and after the
+    report where a run failed.
+    """
+    table: TableConfig = OmegaConf.to_object(cfg.table)
+    require_known(table.measures)
+    print(f"table {table.name}: composing {len(table.rows) * len(table.columns)} runs", flush=True)
+    cells = compose_cells(table, _users_overrides())
+    missing = [cell for cell in cells if not cell.complete]
+    if not table.only_report:
+        _fetch_data(table, missing)
+    folder = Path(cfg.runs_root) / "tables" / table.name
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"runs_root={cfg.runs_root}: cannot be written ({error.strerror})") from None
+    print(f"table {table.name}: {len(cells)} runs, {len(cells) - len(missing)} complete", flush=True)
+    if not table.only_report:
+        for cell in cells:
+            if cell.complete:
+                check_data(cell.cfg, cell.folder)
+    failed: list[Job] = []
+    if missing and not table.only_report:
+        failed = _launch(cfg, missing, folder / "logs")
+    report(table, cells, folder)
+    if failed:
+        names = ", ".join(run.name for run in failed)
+        raise UserError(f"{len(failed)} of {len(missing)} runs failed ({names}); their logs are in {folder / 'logs'}")
+
+
+def _fetch_data(table: TableConfig, cells: Sequence[Cell]) -> None:
+    """What the runs learn from, if from files, brought here once: each run by itself would get in the others' way."""
+    for cell in cells:
+        try:
+            build_task(cell.cfg).fetch()
+        except UserError as error:
+            raise UserError(f"table {table.name}, {cell.row} {cell.column}: {error}") from None
+
+
+# ------------------------------------------------------------------- cells
+
+
+def _users_overrides() -> list[str]:
+    """The user's command line without what is the table's own. Raises `UserError` for what a table decides."""
+    instead = {"env": "table.rows", "agent": "table.columns", "run_dir": "runs_root"}
+    kept = []
+    for override in HydraConfig.get().overrides.task:
+        key = override.split("=")[0].lstrip("+~")
+        if key in instead:
+            raise UserError(f"{override}: a table decides this for each of its runs; give {instead[key]}")
+        if key.split(".")[0] not in ("mode", "table", "launcher"):
+            kept.append(override)
+    return kept
+
+
+def _of_column(table: TableConfig, column: str, within: tuple[str, ...] = ()) -> list[str]:
+    """The column's overrides, its agent among them; the name of another column stands for that one's."""
+    if column in within:
+        raise UserError(f"table.column_overrides: {' -> '.join((*within, column))} never ends")
+    overrides: list[str] = []
+    for override in table.column_overrides.get(column, []):
+        is_name = "=" not in override and not override.startswith("~")
+        overrides += _of_column(table, override, (*within, column)) if is_name else [override]
+    return overrides if any(o.startswith("agent=") for o in overrides) else [f"agent={column}", *overrides]
+
+
+CHOICES = ("agent", "regularizer", "env", "protocol")
+"""The groups whose choice decides what a run's defaults are."""
+
+
+def compose_cells(table: TableConfig, users: Sequence[str]) -> list[Cell]:
+    """Every cell, row by row, its whole configuration checked. Raises `UserError`."""
+    cells = []
+    for row in table.rows:
+        for column in table.columns:
+            of_row, of_column = table.row_overrides.get(row, []), _of_column(table, column)
+            env = [] if any(override.startswith("env=") for override in of_row) else [f"env={row}"]
+            agent = [override for override in of_column if override.startswith("agent=")]
+            rest = [override for override in of_column if not override.startswith("agent=")]
+            overrides = [*env, *agent[-1:], *table.overrides, *of_row, *rest, *users]
+            try:
+                cfg = hydra.compose(HydraConfig.get().job.config_name, overrides)
+                settings: Config = OmegaConf.to_object(cfg)
+                seed_list(settings.seeds)
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                raise UserError(f"table {table.name}, {row} {column}: {explain(error)}") from error
+            pairs = (override.partition("=") for override in overrides)
+            choices = {group: choice for group, _, choice in pairs if group in CHOICES}
+            cells.append(Cell(row, column, overrides, cfg, RunFolder.of(cfg, choices)))
+    return cells
+
+
+def _launch(cfg: DictConfig, cells: Sequence[Cell], logs: Path) -> list[Job]:
+    """Start the cells' runs with the launcher; those that failed."""
+    launcher = cfg.launcher
+    cores = len(os.sched_getaffinity(0))
+    runs = []
+    for cell in cells:
+        threads = cell.cfg.threads or launcher.threads or max(1, cores // launcher.jobs)
+        runs.append(
+            Job(
+                name=f"{cell.row} {cell.column}",
+                command=[*_program(), *cell.overrides, f"threads={threads}"],
+                log=logs / f"{cell.row}-{cell.column}.log".replace("/", "-"),
+                threads=threads,
+                gpus=launcher.gpus if cell.cfg.device.startswith("cuda") else 0.0,
+            )
+        )
+    return locate(launcher._target_)(runs, launcher.jobs)
+
+
+def _program() -> list[str]:
+    """This process's own command, up to the overrides."""
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    return [sys.executable, str(Path(sys.argv[0]).resolve()), *folders]
