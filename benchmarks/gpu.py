@@ -39,9 +39,11 @@ TASKS = (
     "cartpole-swingup_sparse", "fish-swim", "finger-turn_hard", "humanoid-stand", "humanoid-run",
 )  # fmt: skip
 """The rows of BEER's table, those of unlike models first."""
-SHARES = {"machine": 1, "tests": 8, "updates": 6, "worlds": 10, "loop": 4, "walk": 10, "table": 6}
+SHARES = {"machine": 1, "tests": 8, "updates": 6, "worlds": 10, "loop": 7, "walk": 10, "table": 6}
 """The sections in order, and how the time is shared among those that are left."""
 AGENTS = ("ddpg", "td3", "beer")
+LOOP_SECONDS = 45.0
+"""The least that a run of the loop is given: 25 s go by before its first step on an H100."""
 
 
 @dataclass
@@ -295,12 +297,12 @@ def loop(c: Context) -> None:
     sizes += [] if c.rehearse else [("humanoid-walk", 1024, 5), ("cheetah-run", 1024, 1)]
     for i, (task, num_envs, seeds) in enumerate(sizes):
         what = {"task": task, "num_envs": num_envs, "seeds": seeds}
-        if c.left < 10 and not c.rehearse:
+        if c.left < LOOP_SECONDS - 5 and not c.rehearse:
             c.record(**what, failed="no time")
             continue
         settings = [f"env=dmc/{task}", f"seeds={seeds}", *paced(num_envs, 40 if c.rehearse else 100_000, 10)]
         settings += ["env.spread=false", f"eval.every={num_envs * 100_000}", "eval.episodes=1"]
-        share = c.left / (len(sizes) - i)
+        share = min(c.left, max(LOOP_SECONDS, c.left / (len(sizes) - i)))
         c.attempt(lambda s=settings, t=share, w=what: run(c, s, t, **w), **what)
 
 
@@ -478,13 +480,11 @@ def main() -> None:
     warms_up = not args.rehearse and bool({"worlds", "loop", "walk"} & set(wanted))
     kernels = start("kernels", until - time.time(), args) if warms_up else None
     for i, section in enumerate(wanted):
-        left = until - time.time()
-        seconds = left * SHARES[section] / sum(SHARES[s] for s in wanted[i:])
         if kernels and section in ("worlds", "loop", "walk"):
-            seconds -= 0.0 if kernels.poll() is not None else min(150.0, 0.4 * left)
-            outcome = finish(kernels, min(150.0, 0.4 * left))
+            outcome = finish(kernels, min(150.0, 0.4 * (until - time.time())))
             Context("kernels", args.out, until, args.rehearse).record(outcome=outcome)
             kernels = None
+        seconds = (until - time.time()) * SHARES[section] / sum(SHARES[s] for s in wanted[i:])
         begun = time.time()
         print(f"{section}: up to {seconds:.0f} s", flush=True)
         outcome = finish(start(section, seconds, args), seconds + 10)

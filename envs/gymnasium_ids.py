@@ -3,13 +3,18 @@
     import envs
     gymnasium.make("rlreg/cheetah-run-v0")                        # one world, stepped by dm_control
     gymnasium.make_vec("rlreg/cheetah-run-v0", num_envs=256)      # as many, batched
+    gymnasium.make_vec("rlreg/Hopper-v5", num_envs=256)           # Gymnasium's own task, batched
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
+
+if TYPE_CHECKING:
+    from envs.base import VectorEnv
 
 DMC = {
     "acrobot": ("swingup", "swingup_sparse"),
@@ -33,31 +38,63 @@ DMC = {
     "walker": ("stand", "walk", "run"),
 }
 """The suite's tasks, written out so that importing `envs` does not load dm_control."""
+GYM = (
+    *("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum"),
+    *("Reacher", "Swimmer", "Walker2d"),
+)
+"""Gymnasium's MuJoCo tasks that have batched worlds as v4 and as v5; so that it does not load torch."""
 
 
 def register() -> None:
-    """Make every task known to Gymnasium as `rlreg/<task>-v0`."""
+    """Make every batched task known to Gymnasium: the suite's as `rlreg/<task>-v0`, its own as `rlreg/<id>`."""
     for domain, tasks in DMC.items():
         for task in tasks:
-            gymnasium.register(
-                f"rlreg/{domain}-{task}-v0",
-                entry_point="envs.dmc:make_single",
-                vector_entry_point="envs.gymnasium_ids:make_vector",
-                kwargs={"task": f"{domain}-{task}"},
-                disable_env_checker=True,  # it would warn of observations in float32 that are not bounded
-                order_enforce=False,
-            )
+            _register(f"rlreg/{domain}-{task}-v0", "envs.dmc:make_single", "make_suite", {"task": f"{domain}-{task}"})
+    for id in (*(f"{name}-v{version}" for name in GYM for version in (4, 5)), "Pusher-v5"):
+        _register(f"rlreg/{id}", "envs.gymnasium_ids:make_gymnasium_single", "make_gymnasium", {"task": id})
 
 
-def make_vector(task: str, num_envs: int = 1, backend: str = "mujoco", **settings: Any) -> gymnasium.vector.VectorEnv:
+def _register(id: str, single: str, vector: str, kwargs: dict[str, str]) -> None:
+    gymnasium.register(
+        id,
+        entry_point=single,
+        vector_entry_point=f"envs.gymnasium_ids:{vector}",
+        kwargs=kwargs,
+        disable_env_checker=True,  # it would warn of observations in float32 that are not bounded
+        order_enforce=False,
+    )
+
+
+def make_suite(task: str, num_envs: int = 1, backend: str = "mujoco", **settings: Any) -> gymnasium.vector.VectorEnv:
     """`num_envs` batched worlds of a task of the suite, as a Gymnasium vector environment with same-step autoreset.
 
     `reset(seed=k)` seeds world i with k + i, or with the i-th of a list. `settings` go to `envs.dmc.make`.
     """
     from envs import dmc
+
+    return _vector(dmc.make, task, num_envs, backend=backend, **settings)
+
+
+def make_gymnasium(
+    task: str, num_envs: int = 1, backend: str = "mujoco", **settings: Any
+) -> gymnasium.vector.VectorEnv:
+    """The same of one of Gymnasium's MuJoCo tasks, by its id; `settings` go to `envs.gym.make`, its own among them."""
+    from envs import gym
+
+    return _vector(gym.make, task, num_envs, backend=backend, **settings)
+
+
+def make_gymnasium_single(task: str, **settings: Any) -> gymnasium.Env:
+    """See `envs.gym.make_single`, whose `id` Gymnasium does not let pass under that name."""
+    from envs import gym
+
+    return gym.make_single(task, **settings)
+
+
+def _vector(make: Callable[..., VectorEnv], name: str, num_envs: int, **settings: Any) -> gymnasium.vector.VectorEnv:
     from envs.adapters import ToGymnasium, world_seeds
 
-    env = dmc.make(task, [0], num_envs, backend=backend, **settings)
+    env = make(name, [0], num_envs, **settings)
     if hasattr(env, "reseed"):
         env.reseed(world_seeds(None, num_envs))
     return ToGymnasium(env)

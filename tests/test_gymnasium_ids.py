@@ -17,6 +17,8 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import envs.dmc
 from envs.gymnasium_ids import DMC
+from envs.mujoco_gym.settings import IDS
+from rlreg.errors import UserError
 from rlreg.sb3 import VecWorlds
 
 
@@ -26,6 +28,24 @@ def test_every_task_of_the_suite_has_an_id() -> None:
     assert {f"rlreg/{name}-v0" for name in ids} <= set(gymnasium.registry)
 
 
+def test_every_batched_task_of_gymnasium_has_an_id() -> None:
+    ours = {id.removeprefix("rlreg/") for id in gymnasium.registry if id.startswith("rlreg/")}
+    assert set(IDS) <= ours and ours & {id for id in gymnasium.registry if id.endswith(("-v4", "-v5"))} == set(IDS)
+
+
+def test_a_tasks_own_settings_reach_single_and_batched_worlds() -> None:
+    """The cost of control is a tenth of Gymnasium's: so is what the same action costs in the first step."""
+    given, action = {"forward_reward_weight": 0.0}, np.ones((2, 6), np.float32)
+    for weight in (0.1, 0.01):
+        worlds = gymnasium.make_vec("rlreg/HalfCheetah-v5", num_envs=2, ctrl_cost_weight=weight, **given)
+        single = gymnasium.make("rlreg/HalfCheetah-v5", ctrl_cost_weight=weight, **given)
+        worlds.reset(seed=0), single.reset(seed=0)
+        np.testing.assert_allclose(worlds.step(action)[1], -6 * weight, rtol=1e-6)
+        assert single.step(action[0])[1] == pytest.approx(-6 * weight)
+    with pytest.raises(UserError, match=r"no setting 'ctrl_cost'; it has .*ctrl_cost_weight"):
+        gymnasium.make_vec("rlreg/HalfCheetah-v5", num_envs=2, ctrl_cost=1.0)
+
+
 def test_importing_envs_makes_the_ids_known_without_loading_a_simulator() -> None:
     look = "import envs, gymnasium, sys; assert 'dm_control' not in sys.modules and 'torch' not in sys.modules; "
     look += "print(gymnasium.make_vec('rlreg/cheetah-run-v0', num_envs=256).reset(seed=1)[0].shape)"
@@ -33,12 +53,12 @@ def test_importing_envs_makes_the_ids_known_without_loading_a_simulator() -> Non
     assert done.stdout == "(256, 17)\n", done.stderr
 
 
-@pytest.mark.parametrize("id", ["rlreg/finger-turn_hard-v0", "rlreg/lqr-lqr_2_1-v0"])
+@pytest.mark.parametrize("id", ["rlreg/finger-turn_hard-v0", "rlreg/lqr-lqr_2_1-v0", "rlreg/Hopper-v5"])
 def test_a_single_world_passes_gymnasiums_checks(id: str) -> None:
     check_env(gymnasium.make(id).unwrapped, skip_render_check=True)
 
 
-@pytest.mark.parametrize("id", ["rlreg/cheetah-run-v0", "rlreg/lqr-lqr_2_1-v0"])
+@pytest.mark.parametrize("id", ["rlreg/cheetah-run-v0", "rlreg/lqr-lqr_2_1-v0", "rlreg/Walker2d-v4"])
 def test_a_vector_is_what_gymnasium_expects(id: str) -> None:
     """Spaces, dtypes and shapes as of Gymnasium's own vector of single worlds; the same seed, the same trajectory."""
     env, same = (gymnasium.make_vec(id, num_envs=3) for _ in range(2))
