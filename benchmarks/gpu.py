@@ -167,7 +167,7 @@ def updates(c: Context) -> None:
         elif mode == "graph":
             program = CudaGraph(update)
         else:
-            program = prepare(update, "graph", learner.device, 10**6)
+            program = prepare(update, "graph", learner.device)
         number, delay = torch.zeros((), dtype=torch.int64, device=c.device), config.policy_delay
 
         def turn() -> None:  # one round of a policy delay

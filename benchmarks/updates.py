@@ -133,7 +133,7 @@ def contestant(name: str, label: str, learner: BatchAgent, memory: Any, mode: st
     def update(number: torch.Tensor, variant: tuple[Hashable, ...]) -> dict[str, torch.Tensor]:
         return learner.update(memory.sample("replay", number, batch_size), number, *variant)
 
-    program = prepare(update, mode, learner.device, 10**6, per_call)
+    program = prepare(update, mode, learner.device, per_call=per_call)
     number = torch.zeros((), dtype=torch.int64, device=learner.device)
     made = 0
 

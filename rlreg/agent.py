@@ -127,6 +127,8 @@ class BatchAgent(Agent, Policy):
     """O."""
     action_dim: int
     """A."""
+    regularizer: Regularizer = Regularizer()
+    """Of its critic; one that does nothing, for an agent without a critic."""
     discrete_actions: ClassVar[bool] = False
     """Whether an action's A numbers stand for A discrete actions, of which the largest is taken."""
 

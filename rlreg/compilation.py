@@ -14,8 +14,7 @@ from rlreg.errors import UserError, require
 
 MODES = ("auto", "compile", "graph", "eager")
 WORTHWHILE_UPDATES = 20_000
-"""`auto` compiles only runs of more updates: compiling takes from half a minute to a few minutes on two CPU cores, and
-saves from some 2 ms an update (TD3 at 256) to some 25 ms (A2PR's released networks)."""
+"""On a GPU `auto` compiles only runs of more updates. On the CPU it goes by measured costs: `rlreg.compile_costs`."""
 
 Update = Callable[..., Any]
 
@@ -26,25 +25,31 @@ def check_mode(mode: str, device: torch.device) -> None:
     require(mode != "graph" or device.type == "cuda", "compile", mode, "auto, compile or eager on the CPU")
 
 
-def prepare(update: Update, mode: str, device: torch.device, num_updates: int, per_call: int = 1) -> Update:
-    """`update(step, variant)` made fast, for a run of `num_updates` of it.
+def prepare(
+    update: Update,
+    mode: str,
+    device: torch.device,
+    worthwhile: bool = True,
+    per_call: int = 1,
+    watch: Callable[[Update], Update] | None = None,
+) -> Update:
+    """`update(step, variant)` made fast.
 
     `step` is a 0-d int64 tensor, and `variant` anything hashable that `update` branches on, such as whether the policy
     moves too: for each of its values there is a program of its own.
     Modes: `eager`; `compile` (torch.compile); `graph` (a CUDA graph of the compiled update, of the eager
-    one where no compiler is at hand); `auto`, the fastest of them that is expected to pay, which falls
-    back to eager with one warning where the compiler fails. All modes compute the same update to rounding.
+    one where no compiler is at hand); `auto`, which is `eager` unless compiling is `worthwhile`, else the faster of the
+    other two that there is, and falls back to eager with one warning where the compiler fails. All modes compute the
+    same update to rounding. `watch` is put around the compiled update.
 
     With `per_call` above 1 a call is `updates(step, variants)`: that many updates, the first of which has the number
     `step`, with a tuple of as many variants. They are one CUDA graph; where there is none, the one compiled update in a
     loop, since a program of them all would take the compiler as many times as long.
     """
     check_mode(mode, device)
+    strict = mode == "compile"
     if mode == "auto":
-        mode = "eager" if num_updates <= WORTHWHILE_UPDATES else "compile" if device.type == "cpu" else "graph"
-        strict = False
-    else:
-        strict = mode == "compile"
+        mode = "eager" if not worthwhile else "compile" if device.type == "cpu" else "graph"
     if mode == "eager":
         return _several(update, per_call)
     # Unguarded are module constants and library functions, which stay as they are while a run lasts; checking
@@ -56,7 +61,8 @@ def prepare(update: Update, mode: str, device: torch.device, num_updates: int, p
         # its multipliers are larger, and Triton refuses them.
         options["constant_and_index_propagation"] = False
     compiled = torch.compile(update, fullgraph=True, dynamic=False, options=options or None)
-    program = _several(_Compiled(compiled, None if strict else update), per_call)
+    program: Update = _Compiled(compiled, None if strict else update)
+    program = _several(watch(program) if watch else program, per_call)
     return CudaGraph(program) if mode == "graph" else program
 
 

@@ -240,7 +240,8 @@ class Config:
     """S: a number n for seeds 0 .. n-1, or a list such as [3,7]."""
     device: str = "cpu"
     compile: str = "auto"
-    """auto, compile, graph (CUDA) or eager; see rlreg.compilation."""
+    """auto, compile, graph (CUDA) or eager; `auto` compiles where that is expected to end the run sooner (measured on
+    this machine; the choice is kept in the run's checkpoints). See rlreg.compilation."""
     threads: int = 0
     """CPU threads for torch; 0 leaves torch's own choice."""
     run_dir: str | None = None

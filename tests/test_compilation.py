@@ -14,7 +14,7 @@ import torch
 
 from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Replay
-from rlreg.compilation import WORTHWHILE_UPDATES, prepare
+from rlreg.compilation import prepare
 from rlreg.errors import UserError
 from rlreg.regularizers import BEER
 
@@ -39,7 +39,7 @@ def train(seeds: range, policy_delay: int, mode: str, updates: int) -> tuple[TD3
     def update(step: torch.Tensor, update_actor: bool) -> dict[str, torch.Tensor]:
         return agent.update(replay.sample("replay", step, agent.config.batch_size), step, update_actor)
 
-    program = prepare(update, mode, CPU, updates)
+    program = prepare(update, mode, CPU)
     step = torch.zeros((), dtype=torch.int64)
     metrics = {}
     for number in range(1, updates + 1):
@@ -65,7 +65,7 @@ def test_several_updates_a_call_are_those_one_by_one(mode: str) -> None:
     def update(step: torch.Tensor, update_actor: bool) -> dict[str, torch.Tensor]:
         return agent.update(replay.sample("replay", step, agent.config.batch_size), step, update_actor)
 
-    program, metrics = prepare(update, mode, CPU, 9, per_call=3), {}
+    program, metrics = prepare(update, mode, CPU, per_call=3), {}
     for first in (1, 4, 7):
         metrics |= program(torch.tensor(first), tuple(n % 2 == 0 for n in range(first, first + 3)))
     alone, alone_metrics = train(range(2), 2, mode, 9)
@@ -74,20 +74,20 @@ def test_several_updates_a_call_are_those_one_by_one(mode: str) -> None:
     torch.testing.assert_close(metrics, alone_metrics, rtol=0, atol=0)
 
 
-def test_auto_does_not_compile_short_runs() -> None:
+def test_auto_compiles_only_where_that_is_worthwhile() -> None:
     def update(step: torch.Tensor, flag: bool) -> dict[str, torch.Tensor]:
         return {}
 
-    assert prepare(update, "auto", CPU, WORTHWHILE_UPDATES) is update
-    assert prepare(update, "auto", CPU, WORTHWHILE_UPDATES + 1) is not update
-    assert prepare(update, "eager", CPU, 10**6) is update
+    assert prepare(update, "auto", CPU, worthwhile=False) is update
+    assert prepare(update, "auto", CPU) is not update
+    assert prepare(update, "eager", CPU) is update
 
 
 def test_impossible_modes() -> None:
     with pytest.raises(UserError, match="auto, compile or eager"):
-        prepare(lambda: None, "graph", CPU, 1)
+        prepare(lambda: None, "graph", CPU)
     with pytest.raises(UserError, match="eager"):
-        prepare(lambda: None, "fast", CPU, 1)
+        prepare(lambda: None, "fast", CPU)
 
 
 def test_without_a_compiler_auto_falls_back_with_one_warning(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_without_a_compiler_auto_falls_back_with_one_warning(tmp_path: Path) -> 
                 calls.append(int(step))
             return agent.update(replay.sample("replay", step, 8), step, update_actor)
 
-        program = prepare(update, "auto", CPU, 10**6)
+        program = prepare(update, "auto", CPU)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for number in range(1, 5):

@@ -664,7 +664,7 @@ def test_a_traced_update_equals_the_eager_one(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_compiled_update_equals_the_eager_one(name):
-    assert_equal_to_eager(name, lambda update: prepare(update, "compile", torch.device("cpu"), 6))
+    assert_equal_to_eager(name, lambda update: prepare(update, "compile", torch.device("cpu")))
 
 
 # ------------------------------------------------------------------ normalisation and export

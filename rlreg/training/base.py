@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -16,7 +17,8 @@ from tqdm import tqdm
 from rlreg.agent import Agent, BatchAgent
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints, Damaged, copy_into, flatten
-from rlreg.compilation import prepare
+from rlreg.compilation import WORTHWHILE_UPDATES, Update, check_mode, prepare
+from rlreg.compile_costs import LEAST_UPDATES, CostBook, Watched, time_eager
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.eval_table import EvalTable
@@ -326,16 +328,55 @@ class BatchTraining(Training):
         self.eval_start = self.eval_env.state_dict()
         self.told_of_starts = False
         self.per_call = per_call
-        self.update = prepare(self._update, compile, agent.device, num_updates, per_call)
+        check_mode(compile, agent.device)
+        self.compile, self.num_updates = compile, num_updates
+        self.update: Update | None = None
+        """Made when there is something to learn from, by which it is measured whether compiling pays."""
+        self.compiled: dict[str, Any] = {}
+        """Whether that was found to pay, for a run of how many updates."""
         self.update_number = torch.zeros((), dtype=torch.int64, device=agent.device)
 
     def _learn(self) -> None:
         """The next `per_call` updates."""
+        if self.update is None:
+            self.update = self._prepared()
         numbers = range(self.updates + 1, self.updates + 1 + self.per_call)
         variants = tuple(self.agent.variant(number) for number in numbers)
         self.updates += self.per_call
         self.update_number.fill_(numbers[0])
         self.metrics |= self.update(self.update_number, variants if self.per_call > 1 else variants[0])
+
+    def _prepared(self) -> Update:
+        """`_update` as the run makes it, compiled or not."""
+        device = self.agent.device
+        if self.compile == "eager":
+            return prepare(self._update, self.compile, device, per_call=self.per_call)
+        book = CostBook(self.agent)
+        if self.compile != "auto" or device.type != "cpu":
+            worthwhile = self.num_updates > WORTHWHILE_UPDATES
+        else:
+            worthwhile = self._pays(book)
+        watch = partial(Watched, book=book) if device.type == "cpu" else None
+        return prepare(self._update, self.compile, device, worthwhile, self.per_call, watch)
+
+    def _pays(self, book: CostBook) -> bool:
+        """Whether `compile=auto` compiles: decided once in a run, so that a resumed one goes on by the same program."""
+        if self.num_updates < LEAST_UPDATES:
+            return False
+        if self.compiled.get("updates") != self.num_updates:
+            variants = [self.agent.variant(number) for number in range(1, 7)]
+            costs = book.note(eager_ms=time_eager(self.agent, self._update, variants))
+            self.compiled = {"updates": self.num_updates, "pays": costs.pays(self.num_updates)}
+            print(f"compile=auto: {costs.reason(self.num_updates)}", flush=True)
+        return self.compiled["pays"]
+
+    def _info(self) -> dict[str, Any]:
+        return super()._info() | {"compiled": self.compiled}
+
+    def _restore_info(self, info: dict[str, Any]) -> None:
+        # An earlier version went by the number of updates alone.
+        earlier = {"updates": self.num_updates, "pays": self.num_updates > WORTHWHILE_UPDATES}
+        self.compiled = info.get("compiled", earlier)
 
     def _update(self, number: Tensor, variant: tuple[Hashable, ...]) -> dict[str, Tensor]:
         batch = self.memory.sample("replay", number, self.agent.batch_size)

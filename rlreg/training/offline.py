@@ -82,6 +82,7 @@ class OfflineTraining(BatchTraining):
         return super()._info() | {"dataset": self.data.checksum}
 
     def _restore_info(self, info: dict[str, Any]) -> None:
+        super()._restore_info(info)
         require_same_data(self.data, info["dataset"], self.folder)
 
 

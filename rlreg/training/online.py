@@ -160,6 +160,7 @@ class OnlineTraining(BatchTraining):
             self.replay_log.prune(oldest_kept["replay"]["inserted"] - self.replay.capacity)
 
     def _restore_info(self, info: dict[str, Any]) -> None:
+        super()._restore_info(info)
         self.first_update = info.get("first_update", self.cfg.warmup_steps)
         self.bad_steps.copy_(torch.tensor(info.get("bad_steps", 0)))
         self.told_bad_steps = int(self.bad_steps.sum())

@@ -1,0 +1,179 @@
+"""Whether compiling the updates of a run pays on this machine: measured as runs go, and remembered for the next."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlreg.agent import BatchAgent
+from rlreg.checkpoint import flatten
+from rlreg.files import write_atomic
+
+LEAST_UPDATES = 1000
+"""Shorter runs stay eager without a measurement: no update measured saves the 30 ms that compiling would have to."""
+EXPECTED_SECONDS = 40.0
+"""Of compiling, where it has not been measured yet: 18 to 62 s on two CPU cores (results/speed)."""
+EXPECTED_SHARE = 0.6
+"""Of an eager update's time that a compiled one takes, where that has not been measured yet: 0.45 to 0.8."""
+WARM_SHARE = 0.35
+"""Of the first compiling's time that the next one takes, as Inductor finds its programs in its cache: 0.2 measured."""
+MARGIN = 1.25
+"""What has to be saved for each second of compiling: estimates are rough, and a run may be stopped early."""
+WATCHED = 40
+"""Compiled updates that are timed, once each variant has its program."""
+
+
+@dataclass
+class Costs:
+    """What is known of one update on this machine; None where nothing is."""
+
+    eager_ms: float | None = None
+    compiled_ms: float | None = None
+    seconds: float | None = None
+    """That compiling took, the least so far."""
+    times: int = 0
+    """How often it has been compiled here."""
+
+    def saved(self, num_updates: int) -> float | None:
+        """Seconds that compiled updates are expected to save in all, without those of compiling."""
+        if self.eager_ms is None:
+            return None
+        compiled = EXPECTED_SHARE * self.eager_ms if self.compiled_ms is None else self.compiled_ms
+        return num_updates * (self.eager_ms - compiled) / 1000
+
+    def next_seconds(self) -> float:
+        """Seconds that compiling is expected to take the next time."""
+        if self.seconds is None:
+            return EXPECTED_SECONDS
+        return self.seconds * (WARM_SHARE if self.times == 1 else 1.0)
+
+    def pays(self, num_updates: int) -> bool:
+        """Whether a run of so many updates is expected to end sooner when they are compiled."""
+        saved = self.saved(num_updates)
+        return saved is not None and saved > MARGIN * self.next_seconds()
+
+    def reason(self, num_updates: int) -> str:
+        """The expectation that `pays` goes by, in words."""
+        choice = "compiled" if self.pays(num_updates) else "eager"
+        whole, saved = num_updates * (self.eager_ms or 0.0) / 1000, self.saved(num_updates) or 0.0
+        return (
+            f"updates are {choice}, since {num_updates} eager ones take some {whole:.0f} s here, of which compiling "
+            f"saves some {saved:.0f}, and takes some {self.next_seconds():.0f}"
+        )
+
+
+class CostBook:
+    """The costs of an agent's update on this machine, in a file beside the compiled programs.
+
+    If Inductor's cache is deleted, what is known of it goes with it. A file that cannot be read or written costs the
+    knowledge and nothing else.
+    """
+
+    def __init__(self, agent: BatchAgent) -> None:
+        cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+        folder = Path(cache) if cache else Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+        self.path = folder / f"rlreg-{_key(agent)}.json"
+
+    def read(self) -> Costs:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            numbers = {name: found.get(name) for name in ("eager_ms", "compiled_ms", "seconds")}
+            times = found.get("times", 0)
+        except (OSError, ValueError, AttributeError):
+            return Costs()
+        known = {name: float(value) for name, value in numbers.items() if _is_time(value)}
+        return Costs(**known, times=times if isinstance(times, int) else 0)
+
+    def note(
+        self, eager_ms: float | None = None, compiled_ms: float | None = None, seconds: float | None = None
+    ) -> Costs:
+        """Add what was measured, the least of each so far, as other programs can only have made it longer."""
+        known = self.read()
+        known.eager_ms = _least(known.eager_ms, eager_ms)
+        known.compiled_ms = _least(known.compiled_ms, compiled_ms)
+        known.seconds, known.times = _least(known.seconds, seconds), known.times + (seconds is not None)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, json.dumps(vars(known)))
+        except OSError:
+            pass
+        return known
+
+
+def _key(agent: BatchAgent) -> str:
+    """The same for updates that cost the same: of one kind and size, on one version of torch and number of threads.
+
+    Of the settings sizes and switches count, and numbers such as step sizes do not.
+    """
+    shapes = sorted((name, tuple(value.shape)) for name, value in flatten(agent.state()).items())
+    switches = sorted((name, value) for name, value in vars(agent.config).items() if not isinstance(value, float))
+    kind = (type(agent).__name__, type(agent.regularizer).__name__, repr(switches), shapes)
+    kind += (torch.__version__, torch.get_num_threads())
+    return hashlib.sha256(repr(kind).encode()).hexdigest()[:16]
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _least(known: float | None, new: float | None) -> float | None:
+    return min((value for value in (known, new) if value is not None), default=None)
+
+
+def time_eager(agent: BatchAgent, update: Callable[..., Any], variants: list[tuple[Hashable, ...]]) -> float:
+    """Milliseconds of an eager update, the mean over `variants`; the agent is then as it was.
+
+    An update is a function of the agent's state, the batch and its number, so that one made and taken back leaves no
+    trace.
+    """
+    live = flatten(agent.state())
+    before = {name: value.clone() for name, value in live.items()}
+    number = torch.ones((), dtype=torch.int64, device=agent.device)
+    for variant in dict.fromkeys(variants):  # the first ones allocate
+        update(number, variant)
+    started = time.perf_counter()
+    for variant in variants:
+        update(number, variant)
+    taken = time.perf_counter() - started
+    for name, value in live.items():
+        value.copy_(before[name])
+    return 1000 * taken / len(variants)
+
+
+class Watched:
+    """A compiled `update(number, variant)` that notes what compiling took and what it saves, then only passes on."""
+
+    def __init__(self, update: Callable[..., Any], book: CostBook) -> None:
+        self._update, self._book = update, book
+        self._first: dict[Hashable, float] = {}
+        self._later: list[float] = []
+
+    def __call__(self, number: Tensor, variant: Hashable) -> Any:
+        if len(self._later) == WATCHED:
+            return self._update(number, variant)
+        started = time.perf_counter()
+        out = self._update(number, variant)
+        taken = time.perf_counter() - started
+        if variant in self._first:
+            self._later.append(taken)
+        else:
+            self._first[variant] = taken
+            self._later.clear()
+        if len(self._later) == WATCHED:
+            usual = statistics.fmean(self._later)
+            compiling = sum(self._first.values()) - usual * len(self._first)
+            self._book.note(compiled_ms=1000 * usual, seconds=max(compiling, 0.0))
+        return out

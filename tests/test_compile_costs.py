@@ -1,0 +1,131 @@
+"""`compile=auto` compiles where that is expected to end a run sooner, by what was measured on this machine."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from conftest import TINY, main
+from test_compilation import learner
+
+from agents.td3 import TD3Config
+from rlreg.checkpoint import Checkpoints, flatten
+from rlreg.compile_costs import EXPECTED_SECONDS, WATCHED, CostBook, Costs, Watched, time_eager
+
+
+@pytest.fixture(autouse=True)
+def _no_programs_yet(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "programs"))
+
+
+@pytest.mark.parametrize(
+    ("costs", "num_updates", "pays"),
+    [
+        (Costs(), 10**9, False),  # nothing is known
+        (Costs(eager_ms=10.0), 12_000, False),  # 4 ms are expected to be saved: 48 s, of which compiling takes 40
+        (Costs(eager_ms=10.0), 13_000, True),  # 52 s are more than 1.25 times 40
+        (Costs(eager_ms=10.0, compiled_ms=5.0, seconds=30.0, times=2), 7_400, False),  # 37.0 s, and 37.5 are asked
+        (Costs(eager_ms=10.0, compiled_ms=5.0, seconds=30.0, times=2), 7_600, True),
+        (Costs(eager_ms=10.0, compiled_ms=5.0, seconds=30.0, times=1), 2_700, True),  # 10.5 s by Inductor's cache
+        (Costs(eager_ms=5.0, compiled_ms=6.0, seconds=0.0, times=3), 10**9, False),
+    ],
+)
+def test_compiling_pays_where_it_saves_more_than_it_takes(costs, num_updates, pays) -> None:
+    assert EXPECTED_SECONDS == 40.0
+    assert costs.pays(num_updates) == pays
+
+
+def test_the_least_of_what_was_measured_is_remembered_by_kind_of_update() -> None:
+    agent, _ = learner(range(2))
+    book = CostBook(agent)
+    assert book.read() == Costs()
+    book.note(eager_ms=3.0)
+    book.note(eager_ms=4.0, compiled_ms=2.0, seconds=30.0)
+    assert CostBook(learner(range(2))[0]).read() == Costs(3.0, 2.0, 30.0, 1)
+    assert book.note(seconds=6.0) == Costs(3.0, 2.0, 6.0, 2)
+    slower = type(agent)(TD3Config(hidden=[16, 16], batch_size=8, tau=0.5), agent.regularizer, 5, 2, range(2))
+    assert CostBook(slower).path == book.path  # a constant of the same program
+    assert CostBook(learner(range(3))[0]).path != book.path
+    wider = type(agent)(TD3Config(hidden=[16, 17], batch_size=8), agent.regularizer, 5, 2, range(2))
+    assert CostBook(wider).path != book.path
+
+
+NONSENSE = ["", "[1, 2]", "{", '{"eager_ms": "fast"}', '{"eager_ms": -1}', '{"seconds": NaN}', "\0"]
+
+
+@pytest.mark.parametrize("text", NONSENSE)
+def test_a_file_of_costs_that_makes_no_sense_is_no_knowledge(text) -> None:
+    book = CostBook(learner(range(1))[0])
+    book.path.parent.mkdir()
+    book.path.write_text(text)
+    assert book.read() == Costs()
+
+
+def test_timing_an_update_leaves_the_agent_as_it_was() -> None:
+    agent, replay = learner(range(2))
+
+    def update(number: torch.Tensor, update_actor: bool) -> dict[str, torch.Tensor]:
+        return agent.update(replay.sample("replay", number, 8), number, update_actor)
+
+    before = {name: value.clone() for name, value in flatten(agent.state()).items()}
+    assert time_eager(agent, update, [False, True, False, True]) > 0
+    for name, value in flatten(agent.state()).items():
+        assert torch.equal(value, before[name]), name
+    update(torch.tensor(1), True)
+    assert any(not torch.equal(value, before[name]) for name, value in flatten(agent.state()).items())
+
+
+def test_what_compiling_took_is_noted_once(monkeypatch) -> None:
+    """A clock of our own: 8 and 5 s for the first call of each variant, then 10 ms a call."""
+    book, clock, taken = CostBook(learner(range(1))[0]), [0.0], {False: 8.0, True: 5.0}
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def update(number: int, variant: bool) -> None:
+        clock[0] += taken.pop(variant, 0.01)
+
+    watched = Watched(update, book)
+    for number in range(1, 3 + WATCHED):
+        assert book.read() == Costs()
+        watched(number, number % 2 == 0)
+    found = book.read()
+    assert (found.times, found.eager_ms) == (1, None)
+    assert found.compiled_ms == pytest.approx(10.0) and found.seconds == pytest.approx(12.98)
+    for number in range(100):
+        watched(number, False)
+    assert book.read() == found
+
+
+LONG = ["agent=td3", "env=gym/Pendulum-v1", *TINY, "train.total_steps=1300", "train.checkpoint_every=1000"]
+LONG += ["eval.every=1300", "compile=auto"]
+
+
+def tensors(folder) -> dict[str, torch.Tensor]:
+    return Checkpoints(folder / "checkpoints").load()[1]
+
+
+def test_a_run_that_compiling_would_delay_is_the_eager_one_to_the_bit(monkeypatch, capsys, tmp_path) -> None:
+    for mode in ("auto", "eager"):
+        assert main(monkeypatch, *LONG, f"run_dir={tmp_path / mode}", f"compile={mode}") == 0
+    assert "compile=auto: updates are eager, since 1200 eager ones take some" in capsys.readouterr().out
+    auto, eager = tensors(tmp_path / "auto"), tensors(tmp_path / "eager")
+    torch.testing.assert_close(auto, eager, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_resumed_run_goes_on_by_the_program_it_began_with(monkeypatch, capsys, tmp_path) -> None:
+    """The costs that were known when it began are gone by then."""
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda update, **_: calls.append(1) or update)
+    monkeypatch.setattr(CostBook, "read", lambda self: Costs(compiled_ms=0.0, seconds=0.0, times=2))
+    @contextmanager
+    def interrupted():
+        seen = iter(range(10**6))
+        yield lambda: next(seen) > 600
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlreg.training.base.interrupts", interrupted)
+        assert main(monkeypatch, *LONG, f"run_dir={tmp_path / 'run'}") == 130
+    assert "updates are compiled" in capsys.readouterr().out and calls == [1]
+    monkeypatch.setattr(CostBook, "read", lambda self: Costs(compiled_ms=10**6, seconds=10**6, times=2))
+    assert main(monkeypatch, *LONG, f"run_dir={tmp_path / 'run'}") == 0
+    assert "compile=auto" not in capsys.readouterr().out and calls == [1, 1]
