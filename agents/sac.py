@@ -96,6 +96,7 @@ class SAC(BatchAgent):
     ) -> None:
         self.config, self.regularizer, self.device = config, regularizer, torch.device(device)
         self.obs_dim, self.action_dim, self.seeds = obs_dim, action_dim, tuple(seeds)
+        self.precision = config.precision
         self.rng = Rng(seeds, device)
         self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
         self.actor = MLP((obs_dim, *config.hidden, 2 * action_dim))
@@ -211,9 +212,6 @@ class SAC(BatchAgent):
         self.actor_optimizer.step(self.actor_params, grads, losses, self.alive)
         polyak_(self.critic_target, self.critic_params, self.config.tau)
         return metrics | more
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     # ------------------------------------------------------------- measuring
 

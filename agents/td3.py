@@ -110,6 +110,7 @@ class TD3(BatchAgent):
         """`critic_hidden` where the critic's layers are not the actor's; `normalize` for observations in both."""
         self.config, self.regularizer, self.device = config, regularizer, torch.device(device)
         self.obs_dim, self.action_dim, self.seeds = obs_dim, action_dim, tuple(seeds)
+        self.precision = config.precision
         self.rng = Rng(seeds, device)
         if config.running_normalization:
             self.normalizer = normalize = RunningNormalizer(len(seeds), obs_dim, device)
@@ -216,9 +217,6 @@ class TD3(BatchAgent):
     def move_targets(self) -> None:
         polyak_(self.critic_target, self.critic_params, self.config.tau)
         polyak_(self.actor_target, self.actor_params, self.config.tau)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     # ------------------------------------------------------------- measuring
 

@@ -129,6 +129,8 @@ class BatchAgent(Agent, Policy):
     """A."""
     regularizer: Regularizer = Regularizer()
     """Of its critic; one that does nothing, for an agent without a critic."""
+    precision: str = "float32"
+    """In which its updates compute matrix products, float32 or bfloat16."""
     discrete_actions: ClassVar[bool] = False
     """Whether an action's A numbers stand for A discrete actions, of which the largest is taken."""
 
@@ -162,6 +164,10 @@ class BatchAgent(Agent, Policy):
         for each. Most agents have none.
         """
         return ()
+
+    def autocast(self) -> torch.autocast:
+        """Where matrix products are computed in `precision`, while parameters and Adam stay in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def observe(self, obs: Tensor) -> None:
         """Take note of what the worlds show, (S, N, O), before acting on it: for agents that keep count of it."""

@@ -28,6 +28,7 @@ from rlreg.interrupts import Interrupted, interrupts
 from rlreg.logger import Logger
 from rlreg.metrics import metric
 from rlreg.naming import hparams_of
+from rlreg.precision import require_instructions
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 from rlreg.task import Loop, Task, VectorEnv
@@ -329,6 +330,7 @@ class BatchTraining(Training):
         self.told_of_starts = False
         self.per_call = per_call
         check_mode(compile, agent.device)
+        require_instructions(agent.precision, agent.device)
         self.compile, self.num_updates = compile, num_updates
         self.update: Update | None = None
         """Made when there is something to learn from, by which it is measured whether compiling pays."""
