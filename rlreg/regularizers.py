@@ -1,4 +1,4 @@
-"""Regularisers of a critic's last hidden layer: BEER, DR3, InFeR, none.
+"""Regularisers of a critic's last hidden layer: BEER (on the cosine and on the inner product), DR3, InFeR, none.
 
 Each is a dataclass of its settings with `loss(features, constants) -> ((S,), metrics)`, which is added to the TD loss.
 With E critics the loss is their sum, as the TD loss is. One of one's own is a class and a YAML: docs/extending.md.
@@ -90,26 +90,57 @@ class BEER(Regularizer):
 
     def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
         with torch.no_grad():
-            feature, target = f.feature.detach(), f.next_feature_target()
-            numerator_next = target if self.next_feature == "target" else f.next_feature_online()
-            norms = feature.norm(dim=-1) * target.norm(dim=-1)
-            reward_term = torch.square(f.reward).unsqueeze(1) / _squared_norm(f.head_weight).unsqueeze(-1)
-            discount = f.discount.unsqueeze(1) if isinstance(f.discount, Tensor) else f.discount
-            numerator = (
-                _squared_norm(feature) + discount**2 * _squared_norm(numerator_next) - reward_term
-            )  # (S, E, B)
+            target = f.next_feature_target()
+            numerator, discount = self._numerator(f, target)
+            norms = f.feature.detach().norm(dim=-1) * target.norm(dim=-1)
             # A dead feature has no direction, and a terminal transition no phi': neither is constrained.
             constrained = (norms > 1e-12) & (f.terminated == 0).unsqueeze(1)
             bound = numerator / (2 * discount * norms.clamp_min(1e-12))
         cosine = F.cosine_similarity(f.feature, target, dim=-1, eps=1e-6)
-        excess = torch.where(constrained, F.relu(cosine - bound), 0.0)
+        return self._penalty("cosine", cosine, bound, constrained)
+
+    def _numerator(self, f: CriticFeatures, target: Tensor) -> tuple[Tensor, float | Tensor]:
+        """|phi|^2 + gamma^2 |phi'|^2 - r^2 / |w|^2, (S, E, B), by the reading of phi'; and gamma, broadcast to it."""
+        numerator_next = target if self.next_feature == "target" else f.next_feature_online()
+        reward_term = torch.square(f.reward).unsqueeze(1) / _squared_norm(f.head_weight).unsqueeze(-1)
+        discount = f.discount.unsqueeze(1) if isinstance(f.discount, Tensor) else f.discount
+        return _squared_norm(f.feature.detach()) + discount**2 * _squared_norm(numerator_next) - reward_term, discount
+
+    def _penalty(self, name: str, side: Tensor, bound: Tensor, constrained: Tensor) -> tuple[Tensor, Metrics]:
+        """beta mean(relu(side - bound)) over a batch, (S, E, B) each, of what is constrained."""
+        excess = torch.where(constrained, F.relu(side - bound), 0.0)
         loss = self.beta * excess.mean(dim=-1).sum(dim=-1)
         count = constrained.sum(dim=(1, 2))  # means over what is constrained; NaN where nothing is
         return loss, {
-            "regularizer/cosine": torch.where(constrained, cosine.detach(), 0.0).sum(dim=(1, 2)) / count,
+            f"regularizer/{name}": torch.where(constrained, side.detach(), 0.0).sum(dim=(1, 2)) / count,
             "regularizer/bound": torch.where(constrained, bound, 0.0).sum(dim=(1, 2)) / count,
             "regularizer/active": (excess > 0).float().mean(dim=(1, 2)),
         }
+
+
+@dataclass(kw_only=True)
+class BEERInner(BEER):
+    """The bound on the inner product of consecutive features (He et al., ICLR 2024, Theorem 1 and eq. 19).
+
+        <phi, phi'>  <=  (|phi|^2 + gamma^2 |phi'|^2 - r^2 / |w|^2) / (2 gamma)  =: bound
+
+    with the penalty beta mean(relu(<phi, sg phi'> - sg bound)), in the two readings of phi' that `BEER` has. Both
+    penalties act on the same transitions: this one is |phi| |phi'| times the other, and moves phi along phi' where
+    that one only turns it.
+    """
+
+    _target_: str = "rlreg.regularizers.BEERInner"
+    name: str = "beer_inner"
+    beta: float = 1e-3
+    """The penalty's weight. The paper's for this version is not known; this one is that of the cosine's."""
+
+    def loss(self, f: CriticFeatures, constants: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        with torch.no_grad():
+            target = f.next_feature_target()
+            numerator, discount = self._numerator(f, target)
+            bound = numerator / (2 * discount)
+            constrained = (f.terminated == 0).unsqueeze(1).expand_as(bound)  # a dead feature has an inner product
+        return self._penalty("inner_product", (f.feature * target).sum(dim=-1), bound, constrained)
 
 
 @dataclass(kw_only=True)
@@ -180,4 +211,10 @@ def _squared_norm(x: Tensor) -> Tensor:
     return torch.square(x).sum(dim=-1)
 
 
-SCHEMAS = {"none_schema": Regularizer, "beer_schema": BEER, "dr3_schema": DR3, "infer_schema": InFeR}
+SCHEMAS = {
+    "none_schema": Regularizer,
+    "beer_schema": BEER,
+    "beer_inner_schema": BEERInner,
+    "dr3_schema": DR3,
+    "infer_schema": InFeR,
+}

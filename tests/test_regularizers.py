@@ -1,12 +1,13 @@
 """The regularisers against values worked by hand, and against the paper's identity."""
 
+import numpy as np
 import pytest
 import torch
 
 from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Batch
 from rlreg.errors import UserError
-from rlreg.regularizers import BEER, DR3, CriticFeatures, InFeR
+from rlreg.regularizers import BEER, DR3, BEERInner, CriticFeatures, InFeR
 from rlreg.rng import Rng
 
 GAMMA = 0.9
@@ -131,6 +132,59 @@ def test_beer_sums_over_critics_and_averages_over_the_batch():
         )  # fmt: skip
         parts += BEER(beta=1.0).loss(one, {})[0]
     assert torch.allclose(whole, parts)
+
+
+# As above, and <phi, phi'> = 24.
+@pytest.mark.parametrize(("reading", "following"), [("target", 25), ("released", 16)])
+def test_the_inner_product_by_hand(reading, following):
+    f = features((3, 4), (4, 3), online=(0, 4))
+    loss, metrics = BEERInner(beta=0.5, next_feature=reading).loss(f, {})
+    bound = (25 + 0.81 * following - 8) / (2 * 0.9)
+    assert loss.item() == pytest.approx(0.5 * (24 - bound), abs=1e-12)
+    assert metrics["regularizer/bound"].item() == pytest.approx(bound)
+    assert metrics["regularizer/inner_product"].item() == pytest.approx(24)
+    loss.sum().backward()
+    assert torch.allclose(f.feature.grad.flatten(), 0.5 * torch.tensor([4.0, 3.0]).double())  # beta phi'
+    assert f.head_weight.grad is None and f.reward.grad is None and f.next_feature_online().grad is None
+    assert BEERInner(beta=0.5, next_feature=reading).loss(features((3, 4), (4, 3), terminated=1.0), {})[0].item() == 0.0
+
+
+@pytest.mark.parametrize("kind", [BEER, BEERInner])
+def test_a_penalty_s_gradient_equals_finite_differences(kind):
+    """Of the equation written out in NumPy, phi' and the bound held where they are."""
+    f = random_features(torch.Generator().manual_seed(4), count=40)
+    for feature in (f.feature, f.next_feature_target()):
+        feature += 0.01  # none is dead
+    phi, following = f.feature.numpy().copy(), f.next_feature_target().numpy()
+    w, reward = f.head_weight.numpy(), f.reward.numpy()
+
+    def both_norms(x):
+        return np.linalg.norm(x, axis=-1) * np.linalg.norm(following, axis=-1) if kind is BEER else 1.0
+
+    squares = (phi**2).sum(-1) + GAMMA**2 * (following**2).sum(-1) - reward[:, None] ** 2 / (w**2).sum(-1)[..., None]
+    bound = squares / (2 * GAMMA * both_norms(phi))
+
+    def penalty(x):
+        excess = (x * following).sum(-1) / both_norms(x) - bound
+        return 0.3 * np.maximum(excess, 0).mean(-1).sum()
+
+    f.feature.requires_grad_()
+    loss, _ = kind(beta=0.3, next_feature="target").loss(f, {})
+    loss.sum().backward()
+    assert loss.sum().item() == pytest.approx(penalty(phi), rel=1e-9) and loss.min() > 0
+    for index in np.ndindex(2, 3, 5, 8):
+        step = np.zeros_like(phi)
+        step[index] = 1e-6
+        slope = (penalty(phi + step) - penalty(phi - step)) / 2e-6
+        assert f.feature.grad[index].item() == pytest.approx(slope, abs=1e-8)
+
+
+def test_both_bounds_are_exceeded_on_the_same_transitions():
+    f = random_features(torch.Generator().manual_seed(5))
+    (_, cosine), (_, inner) = (kind(next_feature="target").loss(f, {}) for kind in (BEER, BEERInner))
+    dead = (f.feature.norm(dim=-1) * f.next_feature_target().norm(dim=-1) == 0).double().mean(dim=(1, 2))
+    assert (cosine["regularizer/active"] > 0).all()
+    assert ((inner["regularizer/active"] - cosine["regularizer/active"]).abs() <= dead + 1e-6).all()
 
 
 def test_dr3_by_hand():
