@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,10 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     return {k: v for k, v in _flat(cfg).items() if NOT_IDENTITY.isdisjoint((k, k.split(".")[0]))}
 
 
-def is_run_of(there: DictConfig, here: DictConfig) -> bool:
-    """Whether the run with configuration `there` is the one that `here` asks for."""
-    kept, asked = with_old_names(identity(there)), with_old_names(identity(here))
+def _same(kept: dict[str, Any], asked: dict[str, Any], here: DictConfig) -> bool:
+    """Whether a run with identity `kept` is the one that the configuration `here`, with identity `asked`, asks for."""
     if here.env.get("backend") == "auto":  # then the run goes on with what it has
-        kept.pop("env.backend", None)
+        kept = {key: value for key, value in kept.items() if key != "env.backend"}
     return kept == asked
 
 
@@ -173,20 +173,34 @@ def read_config(path: Path) -> DictConfig | None:
 
 
 def place(cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> Path:
-    """The folder of a configuration's run: the one that has it, under whatever name, or else a new one's.
+    """The folder of a configuration's run: the one that has it, under whatever name, or else a new one's."""
+    found = existing(cfg)  # before a new name is made up, for which the defaults are composed, 0.1 s
+    return found or Path(cfg.runs_root) / cfg.env.name / folder_name(cfg, choices)
+
+
+def existing(cfg: DictConfig) -> Path | None:
+    """The folder that has a configuration's run; None where none does.
 
     Where several have it, as earlier versions gave runs of each length a folder, it is the one of the length asked
     for, or else the longest of the shorter ones, which can be extended.
     """
-    root = Path(cfg.runs_root) / cfg.env.name
-    name = folder_name(cfg, choices)
-    found: list[tuple[tuple[bool, bool, int], Path]] = []
-    for folder in (root / name, *run_folders(root)):
-        there = read_config(folder / "config.yaml")
-        if there is not None and is_run_of(there, cfg):
+    asked, own = with_old_names(identity(cfg)), fingerprint(cfg)
+    found: list[tuple[tuple[bool, bool, int, bool], Path]] = []
+    for folder in run_folders(Path(cfg.runs_root) / cfg.env.name):
+        there, kept = _kept(folder / "config.yaml", (folder / "config.yaml").stat().st_mtime_ns)
+        if there is not None and _same(kept, asked, cfg):
             steps, wanted = there.train.total_steps, cfg.train.total_steps
-            found.append(((steps == wanted, steps <= wanted, steps if steps <= wanted else -steps), folder))
-    return max(found, key=lambda pair: pair[0])[1] if found else root / name
+            rank = (steps == wanted, steps <= wanted, steps if steps <= wanted else -steps, folder.name.endswith(own))
+            found.append((rank, folder))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+@lru_cache(maxsize=1000)
+def _kept(path: Path, _changed: int) -> tuple[DictConfig | None, dict[str, Any]]:
+    """A run's configuration and its identity by old names, read once by all the cells of a table that look for theirs.
+    """
+    there = read_config(path)
+    return there, with_old_names(identity(there)) if there is not None else {}
 
 
 def latest(root: Path) -> Path:
