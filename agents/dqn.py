@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import chi2
 from torch import Tensor
 
 from rlreg import checks
@@ -91,7 +90,9 @@ class DQN(BatchAgent):
         extra, self.constants = regularizer.init(self.critic_params, rng)
         self.critic_params |= extra
         self.critic_optimizer = Adam(self.critic_params, config.learning_rate)
-        self.explores_above = float(chi2.isf(config.epsilon, num_actions)) if config.epsilon else float("inf")
+        from scipy.special import chdtri  # here, as only this agent pays for its import
+
+        self.explores_above = float(chdtri(num_actions, config.epsilon)) if config.epsilon else float("inf")
         self.alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
 
     # ---------------------------------------------------------------- acting

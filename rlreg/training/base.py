@@ -77,7 +77,6 @@ class Training(ABC):
         self.task: Task | None = None
         """Where to film, for `train.video_every`; whoever builds the loop may set it."""
         self.closing = ExitStack()  # what closes at the end of `run`, however that comes
-        torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
 
         self.step = 0
         self.updates = 0
@@ -350,15 +349,13 @@ class BatchTraining(Training):
 
     def _prepared(self) -> Update:
         """`_update` as the run makes it, compiled or not."""
-        device = self.agent.device
-        if self.compile == "eager":
-            return prepare(self._update, self.compile, device, per_call=self.per_call)
-        book = CostBook(self.agent)
-        if self.compile != "auto" or device.type != "cpu":
-            worthwhile = self.num_updates > WORTHWHILE_UPDATES
-        else:
-            worthwhile = self._pays(book)
-        watch = partial(Watched, book=book) if device.type == "cpu" else None
+        device, worthwhile, watch = self.agent.device, self.num_updates > WORTHWHILE_UPDATES, None
+        if device.type == "cpu" and self.compile != "eager":
+            book = CostBook(self.agent)
+            watch = partial(Watched, book=book)
+            worthwhile = self.compile == "compile" or self._pays(book)
+        if worthwhile and self.compile != "eager":  # the compiler's import takes a second
+            torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
         return prepare(self._update, self.compile, device, worthwhile, self.per_call, watch)
 
     def _pays(self, book: CostBook) -> bool:
