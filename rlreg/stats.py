@@ -1,7 +1,8 @@
 """Point estimates with bootstrap intervals, as Agarwal et al. (NeurIPS 2021) advise for few seeds.
 
-Every interval is a percentile bootstrap by `scipy.stats.bootstrap`, and depends on nothing but the values and
-the generator. A single seed says nothing about its spread: its interval is NaN.
+Every interval is a percentile bootstrap, stratified by task (seeds are resampled within their task, and the tasks are
+taken as given), and depends on nothing but the values and the generator. A single seed says nothing about its spread:
+its interval is NaN. Definitions are those of their library, rliable; `tests/test_rliable.py` compares the figures.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 BATCH = 1_000  # resamples held in memory at a time
+Tasks = Sequence[ArrayLike]
+"""One array (S,) a task, of its seeds' figures; S may differ between tasks."""
 
 
 class Interval(NamedTuple):
@@ -33,12 +36,9 @@ def mean_interval(
 
 
 def task_mean_interval(
-    tasks: Sequence[ArrayLike], rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
+    tasks: Tasks, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
 ) -> Interval:
-    """The mean over tasks of their means over seeds; one array (S,) a task, and S may differ between tasks.
-
-    The interval is stratified: seeds are resampled within their task, and the tasks are taken as given.
-    """
+    """The mean over tasks of their means over seeds."""
 
     def mean_of_means(*tasks: Array, axis: int) -> Array:
         return np.mean([seeds.mean(axis=axis) for seeds in tasks], axis=0)
@@ -47,12 +47,11 @@ def task_mean_interval(
 
 
 def iqm_interval(
-    tasks: Sequence[ArrayLike], rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
+    tasks: Tasks, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
 ) -> Interval:
     """The interquartile mean: the mean of the middle half of all tasks' seeds, pooled.
 
     A quarter of the pooled values, rounded down, is left out at each end (rliable's IQM is the same call).
-    Tasks and interval as in `task_mean_interval`.
     """
 
     from scipy import stats  # here, as in `_interval`: its import takes as long as torch's
@@ -61,6 +60,69 @@ def iqm_interval(
         return stats.trim_mean(np.concatenate(tasks, axis=axis), 0.25, axis=axis)
 
     return _interval([np.asarray(task, float) for task in tasks], trimmed_mean, rng, confidence, resamples)
+
+
+def task_median_interval(
+    tasks: Tasks, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """The median over tasks of their means over seeds."""
+
+    def median_of_means(*tasks: Array, axis: int) -> Array:
+        return np.median([seeds.mean(axis=axis) for seeds in tasks], axis=0)
+
+    return _interval([np.asarray(task, float) for task in tasks], median_of_means, rng, confidence, resamples)
+
+
+def optimality_gap_interval(
+    tasks: Tasks, optimal: float, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """How much is lacking to `optimal`, on average over tasks and their seeds; what lies above it counts as it."""
+    lacking = [optimal - np.minimum(np.asarray(task, float), optimal) for task in tasks]
+    return task_mean_interval(lacking, rng, confidence, resamples)
+
+
+def probability_of_improvement(
+    ours: Tasks, theirs: Tasks, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """P(X > Y), averaged over tasks: how likely a seed of `ours` is above one of `theirs`, a tie counting for half.
+
+    For each task that is Mann and Whitney's U over the number of pairs. Both sides' seeds are resampled.
+    """
+    value, resampled = 0.0, np.zeros(resamples)
+    for x, y in zip(ours, theirs, strict=True):
+        x, y = np.asarray(x, float)[:, None], np.asarray(y, float)
+        above = (x > y) + 0.5 * (x == y)  # (S, S')
+        value += above.mean() / len(ours)
+        times_x, times_y = (_times_drawn(n, resamples, rng) for n in above.shape)
+        resampled += ((times_x @ above) * times_y).sum(axis=1) / above.size / len(ours)
+    seeds = min(len(np.asarray(task)) for task in (*ours, *theirs))
+    return _percentiles(np.asarray(value), resampled, confidence, seeds)
+
+
+def performance_profile(
+    tasks: Tasks, thresholds: ArrayLike, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 2_000
+) -> Interval:
+    """The share of runs whose figure is above each of `thresholds` (K,), every task weighing the same; each (K,)."""
+    thresholds = np.asarray(thresholds, float)
+    value, resampled = np.zeros(len(thresholds)), np.zeros((resamples, len(thresholds)))
+    for task in tasks:
+        above = (np.asarray(task, float)[:, None] > thresholds).astype(float)  # (S, K)
+        value += above.mean(axis=0) / len(tasks)
+        resampled += _times_drawn(len(above), resamples, rng) @ above / len(above) / len(tasks)
+    return _percentiles(value, resampled, confidence, min(len(np.asarray(task)) for task in tasks))
+
+
+def _times_drawn(count: int, resamples: int, rng: np.random.Generator) -> Array:
+    """(resamples, count): how often each of `count` seeds is in a resample of as many."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+
+
+def _percentiles(value: Array, resampled: Array, confidence: float, seeds: int) -> Interval:
+    """`resampled` (resamples, ...) as the interval of `value` (...); NaN where a task has a single seed."""
+    if seeds < 2:
+        return Interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    low, high = np.percentile(resampled, [50 * (1 - confidence), 50 * (1 + confidence)], axis=0)
+    return Interval(value, np.asarray(low), np.asarray(high))
 
 
 def _interval(
