@@ -107,6 +107,47 @@ class EvalConfig:
 
 
 @dataclass
+class PublishedConfig:
+    """Figures that others published, shown beside ours."""
+
+    name: str = MISSING
+    """The method, as they call it: the heading of its column."""
+    source: str = MISSING
+    """Where the figures are from."""
+    column: str | None = None
+    """The column of the table that they are figures of, where they then stand after a slash; empty for a column of
+    their own, "by others"."""
+    measure: str | None = None
+    """What they are figures of; the table's first measure where empty."""
+    steps: int | None = None
+    """After how many steps they were taken; empty where that is not known."""
+    seeds: int | None = None
+    """Of how many seeds each is a figure, where its row does not say; empty where that is not known."""
+    settings: str = ""
+    """How theirs differ from ours, and what a figure is: the last evaluation, a mean of some."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """Row -> the mean, or [mean, standard deviation over seeds], or [mean, standard deviation, seeds]. Row 'average':
+    theirs over all of their rows."""
+
+    def __post_init__(self) -> None:
+        where = f"table.published ({self.name}).figures"
+        require(bool(self.figures), where, self.figures, "at least one row and its figure")
+        for row, given in self.figures.items():
+            numbers = list(given) if isinstance(given, list | ListConfig) else [given]
+            valid = "a number, [mean, standard deviation] or [mean, standard deviation, seeds]"
+            good = 1 <= len(numbers) <= 3 and all(isinstance(n, int | float) and n == n for n in numbers)
+            require(good and not any(isinstance(n, bool) for n in numbers), f"{where}.{row}", given, valid)
+        for name in ("steps", "seeds"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"table.published ({self.name}).{name}", value, "a whole number >= 1")
+
+    def numbers(self, row: str) -> list[float]:
+        """A row's mean, and what more is known: standard deviation, seeds; empty where they have no such row."""
+        given = self.figures.get(row, [])
+        return list(given) if isinstance(given, list | ListConfig) else [given]
+
+
+@dataclass
 class TableConfig:
     """A table: rows x columns x seeds, run where missing and printed (mode=table)."""
 
@@ -124,8 +165,15 @@ class TableConfig:
     for what that one has, its agent included: [a2pr, agent.tau=0.05]."""
     measures: list[str] = field(default_factory=lambda: ["return", "return_last_ten", "rank", "q_error"])
     """What is reported: columns of `rlreg.metrics.METRICS`, or of a run's final figures."""
-    published: dict[str, Any] = field(default_factory=dict)
-    """Figures of the paper for the first measure: row -> column -> number or text. Row 'average': theirs over all."""
+    published: list[PublishedConfig] = field(default_factory=list)
+    """What others published: beside our own figures, or in columns of their own."""
+    further_rows: list[str] = field(default_factory=list)
+    """Rows that stand below the average and are no part of it, nor of any other figure over rows."""
+    row_notes: dict[str, str] = field(default_factory=dict)
+    """What is said beside a row's name, such as `inferred`."""
+    optimal: float | None = None
+    """The best that the first measure can be, on one scale for all rows: for the optimality gap of Agarwal et al.
+    (2021). Empty where the rows have no such scale."""
     note: str = ""
     only_report: bool = False
     """Print from the runs that are there; start none."""
@@ -144,6 +192,11 @@ class TableConfig:
             for name in overrides:
                 if name not in names:
                     raise unknown(f"{kind} in table.{kind}_overrides", name, names)
+
+    @property
+    def averaged_rows(self) -> list[str]:
+        """The rows that averages, interquartile means, probabilities and profiles are taken over."""
+        return [row for row in self.rows if row not in self.further_rows]
 
 
 @dataclass
@@ -223,9 +276,14 @@ class LauncherConfig:
     """CPU threads of each, where `threads=` is not given; 0 shares this machine's cores among the jobs."""
     gpus: float = 1.0
     """GPUs of each with device=cuda, as asked of Ray; 0.25 lets four runs share one."""
+    minutes: float | None = None
+    """How long there is: no run is started that would take longer by the speeds measured so far, and what still runs
+    when the time is up saves and stops. The same command goes on from there."""
 
     def __post_init__(self) -> None:
         whole(self, "launcher", "jobs")
+        if self.minutes is not None:
+            positive(self, "launcher", "minutes")
         whole(self, "launcher", "threads", least=0)
         not_negative(self, "launcher", "gpus")
 
@@ -235,7 +293,7 @@ class Config:
     """What `run.py` is told."""
 
     mode: str = "train"
-    """train, evaluate, video, export, runs, table, collect or level_set."""
+    """train, evaluate, video, export, runs, table, report, collect or level_set."""
     seeds: Any = 1
     """S: a number n for seeds 0 .. n-1, or a list such as [3,7]."""
     device: str = "cpu"
@@ -260,10 +318,15 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     table: TableConfig | None = None
+    dry: bool = False
+    """mode=table: list the runs, their commands, what is done and the time left, and start none."""
+    runs: Any = None
+    """For mode=report: folders of runs, or folders that hold some; a pattern such as `runs/dmc/*/beer*`, or a list."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     mixture: MixtureConfig | None = None
     out: str | None = None
-    """The file that mode=collect writes, or the folder for the films of mode=video (by default the run's `videos`)."""
+    """The file that mode=collect writes, or the folder for the films of mode=video (by default the run's `videos`) or
+    for the files of mode=report (by default `<runs_root>/report`)."""
     episodes: int = 1
     """Episodes that mode=video films, a seed."""
     level_set: Any = MISSING
@@ -306,6 +369,10 @@ def seed_list(seeds: Any) -> tuple[int, ...]:
     return tuple(range(seeds))
 
 
+NO_LIST = "Cannot merge DictConfig with ListConfig", "keys with values, where a list is wanted"
+"""What OmegaConf says of one, and what we do."""
+
+
 def explain(error: BaseException) -> str | None:
     """One line for an exception that a user's mistake caused; None for one that is ours."""
     if isinstance(error, UserError):
@@ -327,8 +394,18 @@ def explain(error: BaseException) -> str | None:
         )
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        return _explain_key(error, cause) or str(error).strip().splitlines()[0]
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        composing = lines[0].endswith("raised while composing config:") and len(lines) > 1
+        told = f"{lines[0].split(':')[0]}: {lines[1].replace(*NO_LIST)}" if composing else lines[0]
+        return _explain_key(error, cause) or told
     return None
+
+
+def choices_of(group: str) -> list[str]:
+    """Every choice of a group: its files, and what its families hold."""
+    stored = [name.removesuffix(".yaml") for name in ConfigStore.instance().repo.get(group, {}) if "." in name]
+    files = [path.stem for path in (CONFIGS / group).glob("*.yaml")]
+    return sorted(name for name in {*stored, *files, *_families(group)} if not name.endswith(_HIDDEN))
 
 
 def _families(group: str) -> list[str]:
@@ -342,9 +419,14 @@ def _families(group: str) -> list[str]:
 def _explain_key(error: BaseException, cause: BaseException) -> str | None:
     """A misspelt key, with the closest right one, or a value of the wrong type."""
     override = re.match(r"Could not override '([^']+)'", str(error))
-    key = override.group(1) if override else getattr(cause, "full_key", None)
+    found = getattr(cause, "full_key", None)
+    key = found if not override or (found or "").startswith(override.group(1)) else override.group(1)
     schema = getattr(cause, "object_type", None)
     message = str(cause).strip().splitlines()[0]
+    message = message.replace(*NO_LIST)
+    lacking = re.match(r"Key '([^']+)' not in", message)
+    if key and lacking and key.rpartition(".")[2] != lacking.group(1):  # of a list's element
+        key = f"{key}.{lacking.group(1)}"
     if "not in" not in message or not key:
         return f"{key}: {message}" if key and message else None
     parent = getattr(cause, "parent_node", None)

@@ -1,17 +1,18 @@
 """Starting the runs of a table: as processes of this machine, or as Ray tasks on a cluster.
 
-Both go on when a run fails, and return the runs that did. Ctrl-C and SIGTERM reach the runs, which save and stop.
+Both go on when a run fails, and return the runs that did. Ctrl-C and SIGTERM reach the runs, which save and stop; so
+does the end of the minutes that they are given.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,19 @@ class Job:
     """CPU threads that it uses: what it asks of Ray."""
     gpus: float = 0.0
     """GPUs that it asks of Ray; 0.25 lets four runs share one."""
+    seconds: float | None = None
+    """How long it is going to take, by the speeds measured so far; None where nothing is known."""
+
+
+class TimeIsUp(Interrupted):
+    """The minutes are over: `stopped` runs have saved, and `left` were not started."""
+
+    def __init__(self, minutes: float, stopped: Sequence[Job], left: Sequence[Job], failed: Sequence[Job]) -> None:
+        self.stopped, self.left, self.failed = list(stopped), list(left), list(failed)
+        parts = [f"{len(stopped)} stopped and saved" if stopped else "", f"{len(left)} not started" if left else ""]
+        parts.append(f"{len(failed)} failed" if failed else "")
+        said = ", ".join(filter(None, parts))
+        super().__init__(f"launcher.minutes={minutes:g}: {said}; the same command goes on from there")
 
 
 class Backend(Protocol):
@@ -56,21 +70,22 @@ class Backend(Protocol):
         """End it at once; it goes on from its last checkpoint when started again."""
 
 
-def local(runs: Sequence[Job], jobs: int) -> list[Job]:
+def local(runs: Sequence[Job], jobs: int, minutes: float | None = None) -> list[Job]:
     """Run all as processes of this machine, `jobs` at a time. Returns those that failed.
 
-    Raises `Interrupted` after Ctrl-C or SIGTERM, once the runs have saved and stopped.
+    Raises `Interrupted` after Ctrl-C or SIGTERM, once the runs have saved and stopped. With `minutes`, no run is started
+    that would take longer than what is left of them, and `TimeIsUp` is raised where not all could be done.
     """
-    return _drive(runs, jobs, Processes())
+    return _drive(runs, jobs, Processes(), minutes)
 
 
-def ray(runs: Sequence[Job], jobs: int) -> list[Job]:
+def ray(runs: Sequence[Job], jobs: int, minutes: float | None = None) -> list[Job]:
     """As `local` on Ray, at most `jobs` at a time: on the cluster that `ray.init` finds, else on this machine.
 
     The machines must share the working folder and have the same Python. A run whose machine is lost goes on elsewhere
     from its last checkpoint, up to three times, Ray's default. Raises `UserError` without Ray.
     """
-    return _drive(runs, jobs, RayTasks(max(run.gpus for run in runs)))
+    return _drive(runs, jobs, RayTasks(max(run.gpus for run in runs)), minutes)
 
 
 class Processes:
@@ -176,51 +191,73 @@ def _watch(command: Sequence[str], log: Path, folder: Path) -> int:
     return process.returncode
 
 
-def _drive(runs: Sequence[Job], jobs: int, backend: Backend) -> list[Job]:
-    waiting = deque(enumerate(runs, start=1))
+def _drive(runs: Sequence[Job], jobs: int, backend: Backend, minutes: float | None = None) -> list[Job]:
+    waiting = dict(enumerate(runs, start=1))
     going: dict[int, tuple[Job, Any, float]] = {}
     failed: list[tuple[Job, int]] = []
+    stopped: list[Job] = []
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     news = LogTail()
 
     def say(number: int, run: Job, what: str) -> None:
         print(f"[{number}/{len(runs)}] {run.name}: {what}", flush=True)
 
-    def collect() -> None:
+    def next_that_fits() -> int | None:
+        left = end - time.monotonic()
+        return next((number for number, run in waiting.items() if (run.seconds or 0.0) <= left), None)
+
+    def collect(stopping: bool = False) -> None:
         for number, (run, handle, started) in list(going.items()):
             status = backend.status(handle)
             if status is not None:
                 del going[number]
-                if status:
+                if stopping and status in (STOPPED, -signal.SIGTERM):  # the latter while it was starting
+                    stopped.append(run)
+                elif status:
                     failed.append((run, status))
                 took = f"after {time.monotonic() - started:.0f} s"
                 say(number, run, f"ended with status {status} {took}" if status else f"done {took}")
 
+    def stop_all() -> None:
+        for _, handle, _ in going.values():
+            backend.stop(handle)
+        while going:
+            time.sleep(POLL_SECONDS)
+            collect(stopping=True)
+
     with interrupts() as interrupted:
         try:
-            while (waiting or going) and not interrupted():
-                while waiting and len(going) < jobs:
-                    number, run = waiting.popleft()
+            while not interrupted() and time.monotonic() < end:
+                while len(going) < jobs and (number := next_that_fits()) is not None:
+                    run = waiting.pop(number)
                     say(number, run, f"started; log: {run.log}")
                     going[number] = (run, backend.start(run), time.monotonic())
+                if not going:
+                    break
                 time.sleep(POLL_SECONDS)
                 collect()
                 for number, line in news.of({number: run.log for number, (run, *_) in going.items()}):
                     say(number, going[number][0], line)
             if interrupted():
                 print("stopping; a second Ctrl-C does not wait for the runs to save", flush=True)
-                for _, handle, _ in going.values():
-                    backend.stop(handle)
-                while going:
-                    time.sleep(POLL_SECONDS)
-                    collect()
+                stop_all()
                 raise Interrupted("stopped; the same command goes on from there")
+            if going:
+                print(f"the {minutes:g} minutes are over: stopping what still runs", flush=True)
+                stop_all()
         except KeyboardInterrupt:
             for _, handle, _ in going.values():
                 backend.kill(handle)
             raise
+    for number, run in waiting.items():
+        if run.seconds:
+            say(number, run, f"not started: it would take some {run.seconds / 60:.1f} minutes more")
     for run, status in failed:
         print(f"failed: {run.name} (status {status}): {last_line(run.log)}; log: {run.log}", flush=True)
-    return [run for run, _ in failed]
+    broken = [run for run, _ in failed]
+    if stopped or waiting:
+        raise TimeIsUp(minutes, stopped, list(waiting.values()), broken)
+    return broken
 
 
 class LogTail:

@@ -79,8 +79,8 @@ def metric(column: str) -> Metric:
     return Metric(column, tag, column, is_goal=True)
 
 
-def require_known(measures: Iterable[str]) -> None:
-    """Raise `UserError` for a measure of a table that no run has."""
+def require_known(measures: Iterable[str], where: str = "table.measures") -> None:
+    """Raise `UserError` for a measure that no run has; `where` is the setting that names it."""
     for measure in measures:
         if measure not in _BY_COLUMN and measure.partition("/")[0] not in OF_A_SET:
-            raise unknown("measure in table.measures", measure, _BY_COLUMN)
+            raise unknown(f"measure in {where}", measure, _BY_COLUMN)

@@ -78,6 +78,6 @@ class Sweep:
                     gpus=launcher.gpus if cfg.device.startswith("cuda") else 0.0,
                 )
             )
-        failed = locate(launcher._target_)(started, launcher.jobs)
+        failed = locate(launcher._target_)(started, launcher.jobs, launcher.minutes)
         if failed:
             raise UserError(f"{len(failed)} of {len(started)} runs failed ({', '.join(job.name for job in failed)})")

@@ -1,7 +1,7 @@
 """Tables: rows (environments) x columns (agents) x seeds as resumable sets of runs; `rlreg.report` tells of them.
 
 `python run.py mode=table table=beer_dmc device=cuda` runs what is missing and writes `<runs_root>/tables/beer_dmc/`:
-`table.md`, `table.csv` and the figures. A cell is the run that `env=<row> agent=<column>` with the table's
+`table.md`, CSV, LaTeX, `report.html` and the figures. A cell is the run that `env=<row> agent=<column>` with the table's
 overrides, then the user's, would be by itself: it lives in the same folder and is run once.
 """
 
@@ -19,14 +19,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.build import build_task, locate
-from rlreg.config import Config, TableConfig, explain, seed_list
-from rlreg.errors import UserError
-from rlreg.launchers import Job
+from rlreg.config import Config, TableConfig, choices_of, explain, seed_list
+from rlreg.errors import UserError, unknown
+from rlreg.launchers import Job, TimeIsUp
 from rlreg.metrics import require_known
 from rlreg.modes.train import check_data
 from rlreg.report.cell import Cell
+from rlreg.report.content import AVERAGE
 from rlreg.report.table import report
+from rlreg.report.words import cell_command, duration
 from rlreg.run_folder import RunFolder
+from rlreg.time_left import time_left, together
 
 
 def run_table(cfg: DictConfig) -> None:
@@ -37,9 +40,13 @@ def run_table(cfg: DictConfig) -> None:
     """
     table: TableConfig = OmegaConf.to_object(cfg.table)
     require_known(table.measures)
+    check_published(table)
     print(f"table {table.name}: composing {len(table.rows) * len(table.columns)} runs", flush=True)
     cells = compose_cells(table, _users_overrides())
     missing = [cell for cell in cells if not cell.complete]
+    if cfg.dry:
+        _list(cells, cfg.launcher.jobs)
+        return
     if not table.only_report:
         _fetch_data(table, missing)
     folder = Path(cfg.runs_root) / "tables" / table.name
@@ -53,13 +60,61 @@ def run_table(cfg: DictConfig) -> None:
             if cell.complete:
                 check_data(cell.cfg, cell.folder)
     failed: list[Job] = []
+    up: TimeIsUp | None = None
     if missing and not table.only_report:
-        failed = _launch(cfg, missing, folder / "logs")
+        try:
+            failed = _launch(cfg, cells, folder / "logs")
+        except TimeIsUp as error:
+            failed, up = error.failed, error
     report(table, cells, folder)
+    if up is not None and not failed:
+        raise up
     if failed:
         names = ", ".join(run.name for run in failed)
-        raise UserError(f"{len(failed)} of {len(missing)} runs failed ({names}); their logs are in {folder / 'logs'}")
+        also = f"; {up}" if up else ""
+        logs = f"their logs are in {folder / 'logs'}{also}"
+        raise UserError(f"{len(failed)} of {len(missing)} runs failed ({names}); {logs}")
 
+
+def check_published(table: TableConfig) -> None:
+    """Raise `UserError` for figures by others of tasks, columns or measures that there are not."""
+    tasks = {*table.rows, *table.row_overrides, *choices_of("env")}
+    columns = {*table.columns, *table.column_overrides, *choices_of("agent")}
+    for them in table.published:
+        where = f"table.published ({them.name})"
+        for row in them.figures:
+            if row not in tasks and row != AVERAGE:
+                raise unknown(f"task in {where}.figures", row, {*tasks, AVERAGE})
+        if them.column is not None and them.column not in columns:
+            raise unknown(f"column in {where}.column", them.column, columns)
+        if them.measure is not None:
+            require_known([them.measure], f"{where}.measure")
+    for name in ("further_rows", "row_notes"):
+        for row in getattr(table, name):
+            if row not in tasks:
+                raise unknown(f"row in table.{name}", row, tasks)
+
+
+def _list(cells: Sequence[Cell], jobs: int) -> None:
+    """What `dry=true` prints: each run with what is done of it, what is left and its command; then all together."""
+    every = time_left(cells)
+    for one in every:
+        cell = one.cell
+        status = "complete" if cell.complete else cell.status()
+        if not cell.complete:
+            left = "time left unknown: nothing like it has been measured"
+            if one.seconds is not None:
+                left = f"about {duration(one.seconds)} left (measured on {one.measured_on})"
+            status = f"{status}; {left}"
+        print(f"{cell.row} {cell.column}: {status}\n    {cell_command(cell)}")
+    missing = [one for one in every if not one.cell.complete]
+    unknown_ones = [one for one in missing if one.seconds is None]
+    known = f"about {duration(together(missing, jobs))} left with launcher.jobs={jobs}" if missing else "nothing left"
+    if missing and len(unknown_ones) == len(missing):
+        known = "time left unknown"
+    elif unknown_ones:
+        known += f", and {len(unknown_ones)} of unknown length"
+    print(f"{len(every)} runs, {len(every) - len(missing)} complete; {known}")
 
 def _fetch_data(table: TableConfig, cells: Sequence[Cell]) -> None:
     """What the runs learn from, if from files, brought here once: each run by itself would get in the others' way."""
@@ -81,7 +136,7 @@ def _users_overrides() -> list[str]:
         key = override.split("=")[0].lstrip("+~")
         if key in instead:
             raise UserError(f"{override}: a table decides this for each of its runs; give {instead[key]}")
-        if key.split(".")[0] not in ("mode", "table", "launcher"):
+        if key.split(".")[0] not in ("mode", "table", "launcher", "dry"):
             kept.append(override)
     return kept
 
@@ -124,11 +179,14 @@ def compose_cells(table: TableConfig, users: Sequence[str]) -> list[Cell]:
 
 
 def _launch(cfg: DictConfig, cells: Sequence[Cell], logs: Path) -> list[Job]:
-    """Start the cells' runs with the launcher; those that failed."""
+    """Start the runs that are not complete with the launcher; those that failed."""
     launcher = cfg.launcher
     cores = len(os.sched_getaffinity(0))
     runs = []
-    for cell in cells:
+    for one in time_left(cells):
+        cell = one.cell
+        if cell.complete:
+            continue
         threads = cell.cfg.threads or launcher.threads or max(1, cores // launcher.jobs)
         runs.append(
             Job(
@@ -137,9 +195,10 @@ def _launch(cfg: DictConfig, cells: Sequence[Cell], logs: Path) -> list[Job]:
                 log=logs / f"{cell.row}-{cell.column}.log".replace("/", "-"),
                 threads=threads,
                 gpus=launcher.gpus if cell.cfg.device.startswith("cuda") else 0.0,
+                seconds=one.seconds,
             )
         )
-    return locate(launcher._target_)(runs, launcher.jobs)
+    return locate(launcher._target_)(runs, launcher.jobs, launcher.minutes)
 
 
 def _program() -> list[str]:

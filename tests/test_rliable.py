@@ -44,8 +44,8 @@ RESAMPLES = 10_000
 def compare(theirs: dict[str, list], reps: int) -> None:
     """Values are the same, and the ends of intervals as near as two bootstraps' are.
 
-    The end of a 95 % interval by R resamples of a normal estimate has a standard error of sqrt(0.025 * 0.975 / R) / 0.0584
-    standard deviations, which is 0.686 / sqrt(R) of the interval's width: four of them are allowed.
+    The end of a 95 % interval by R resamples of a normal estimate has a standard error of sqrt(0.025 * 0.975 / R) /
+    0.0584 standard deviations, which is 0.686 / sqrt(R) of the interval's width: four of them are allowed.
     """
     assert theirs.keys() == ours().keys()
     for name, interval in ours().items():

@@ -234,7 +234,7 @@ def test_nothing_there_yet_and_no_matplotlib(tmp_path, capsys, monkeypatch) -> N
 
 def test_runs_get_the_tables_overrides_then_the_users_and_a_share_of_the_cores(tmp_path, monkeypatch) -> None:
     started = []
-    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs: started.extend(runs) or [])
+    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs, minutes: started.extend(runs) or [])
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
     in_process(*TABLE, f"runs_root={tmp_path}", "seeds=[4]", "agent.tau=0.01")
     assert started[1].command == [
@@ -280,7 +280,7 @@ def test_a_cell_that_cannot_run_is_named_before_anything_runs(override, cell, me
 def test_a_dataset_that_is_not_there_is_named_before_anything_runs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)  # the table's files are asked for in a folder of the working one
     hopper, cells = "d4rl/hopper-medium-v2", ["mode=table", "table=a2pr_collected", f"runs_root={tmp_path}/runs"]
-    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs: pytest.fail("a run was started"))
+    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs, minutes: pytest.fail("a run was started"))
     with pytest.raises(UserError, match=rf"table a2pr_collected, {hopper} bc: dataset .*: no such file") as error:
         in_process(*cells)
     assert "\n" not in str(error.value)
@@ -299,7 +299,7 @@ def test_what_a_tables_runs_learn_from_is_downloaded_once_before_they_start(tmp_
 
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     monkeypatch.setattr("envs.d4rl.download._download", download)
-    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs: [] if asked else pytest.fail("no data yet"))
+    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs, minutes: [] if asked else pytest.fail("no data yet"))
     in_process(*TABLE, *cells, f"runs_root={tmp_path}/runs", 'table.overrides=["env.mirror=http://here"]')
     assert asked == ["http://here/hopper_medium-v2.hdf5"]
 
@@ -321,7 +321,7 @@ def test_mistakes_end_in_one_line(override, message, tmp_path, monkeypatch) -> N
 def mistake(override: str, folder: Path, monkeypatch) -> str:
     """The line that a table with this override ends in; nothing may have been started or written."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs: pytest.fail("a run was started"))
+    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs, minutes: pytest.fail("a run was started"))
     with pytest.raises(UserError) as error:
         in_process(*TABLE, override)
     assert "\n" not in str(error.value)

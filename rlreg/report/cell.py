@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rlreg.config import seed_list
+from rlreg.errors import UserError
 from rlreg.eval_table import read_evaluations
+from rlreg.naming import flat_settings
 from rlreg.run_folder import RunFolder
+from rlreg.run_times import read_times
+
+SETTINGS = ("seeds", "device", "compile", "threads", "agent", "regularizer", "env", "train", "eval")
+"""The parts of a configuration that say what a run is and how it is looked at."""
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, written: int, size: int) -> list[dict[str, str]]:
+    """A file's evaluations, read once for all that is told of them while it stays as it is."""
+    return read_evaluations(path)
 
 
 @dataclass
@@ -20,13 +35,22 @@ class Cell:
     row: str
     column: str
     overrides: list[str]
-    """The command line of the run, after `run.py`."""
+    """The command line of the run, after `run.py`; empty where it is not known."""
     cfg: DictConfig
     folder: RunFolder
 
     @property
     def complete(self) -> bool:
         return self.folder.complete_for(self.cfg)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return seed_list(self.cfg.seeds)
+
+    @property
+    def folders(self) -> list[RunFolder]:
+        """Where its figures are from."""
+        return [self.folder]
 
     def summary(self) -> dict[str, Any]:
         """The results of a complete run: `seeds`, `steps`, `diverged`, and each figure per seed."""
@@ -47,22 +71,115 @@ class Cell:
 
         NaN where a seed has none yet, or no such figure.
         """
-        rows: list[dict[str, str]] = []
-        if self.folder.eval_csv.exists():
-            found = read_evaluations(self.folder.eval_csv)
-            rows = [row for row in found if int(row["step"]) <= self.cfg.train.total_steps]
+        rows = self._evaluations()
         steps = sorted({int(row["step"]) for row in rows})
         seeds = seed_list(self.cfg.seeds)
         values = np.full((len(steps), len(seeds)), np.nan)
+        places = {step: i for i, step in enumerate(steps)}
         for row in rows:
-            values[steps.index(int(row["step"])), seeds.index(int(row["seed"]))] = float(row.get(measure, "nan"))
+            values[places[int(row["step"])], seeds.index(int(row["seed"]))] = float(row.get(measure, "nan"))
         return np.array(steps), values
+
+    def _evaluations(self) -> list[dict[str, str]]:
+        if not self.folder.eval_csv.exists():
+            return []
+        path = self.folder.eval_csv
+        found = _read(path, path.stat().st_mtime_ns, path.stat().st_size)
+        return [row for row in found if int(row["step"]) <= self.cfg.train.total_steps]
+
+    def measures(self) -> list[str]:
+        """The columns of its evaluations."""
+        rows = self._evaluations()
+        return [name for name in (rows[0] if rows else {}) if name not in ("step", "seed")]
+
+    def reached(self) -> int:
+        """How many steps it has made, by its evaluations: of seeds that run one after another, on average."""
+        steps, values = self.evaluations("return")
+        # Seeds that run one after another, as Stable-Baselines3's do, are at different steps.
+        return round(np.where(np.isfinite(values), steps[:, None], 0).max(axis=0).mean()) if len(steps) else 0
 
     def status(self) -> str:
         """What the table shows of a run that is not complete."""
-        steps, values = self.evaluations("return")
-        if not len(steps):
+        if not len(self.evaluations("return")[0]):
             return "not run"
-        # Seeds that run one after another, as Stable-Baselines3's do, are at different steps.
-        reached = np.where(np.isfinite(values), steps[:, None], 0).max(axis=0).mean()
-        return f"at step {reached:,.0f} of {self.cfg.train.total_steps:,}"
+        return f"at step {self.reached():,} of {self.cfg.train.total_steps:,}"
+
+    def times(self) -> tuple[np.ndarray, np.ndarray]:
+        """Steps (T,) and the seconds (T,) that the run had taken by then, up to the length asked for.
+
+        Of a complete run of an earlier version, which has no record, only the last; empty where nothing is known.
+        """
+        steps, seconds = read_times(self.folder.times)
+        if not len(steps) and self.folder.complete:
+            summary = self.summary()
+            if isinstance(summary.get("seconds"), int | float):
+                steps, seconds = np.array([summary["steps"]]), np.array([float(summary["seconds"])])
+        within = steps <= self.cfg.train.total_steps
+        return steps[within], seconds[within]
+
+    @property
+    def unit(self) -> str:
+        """What its steps are."""
+        offline = str(self.cfg.env.name).startswith("d4rl/") or "score" in self.measures()
+        return "updates" if offline or "solved" in self.measures() else "environment steps a seed"
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting that it ran, or would run, with, flat, by dotted key. References are not followed."""
+        cfg = self.cfg
+        if self.folder.config.exists():
+            with suppress(UserError):
+                cfg = self.folder.read_config()
+        plain = OmegaConf.to_container(cfg, resolve=False)
+        return flat_settings({name: plain[name] for name in SETTINGS if name in plain})
+
+
+class MergedCell(Cell):
+    """Runs of equal settings and different seeds, as one."""
+
+    def __init__(self, parts: list[Cell]) -> None:
+        """Each seed is taken from the first of `parts` that has it."""
+        first = parts[0]
+        super().__init__(first.row, first.column, first.overrides, first.cfg, first.folder)
+        self.parts = parts
+        self._from: dict[int, Cell] = {}
+        for part in parts:
+            for seed in part.seeds:
+                self._from.setdefault(seed, part)
+
+    @property
+    def complete(self) -> bool:
+        return all(part.complete for part in self._used())
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted(self._from))
+
+    @property
+    def folders(self) -> list[RunFolder]:
+        return [part.folder for part in self._used()]
+
+    def _used(self) -> list[Cell]:
+        return [part for part in self.parts if any(part is used for used in self._from.values())]
+
+    def summary(self) -> dict[str, Any]:
+        summaries = [part.summary() for part in self._used()]
+        diverged = [seed for part in self._used() for seed in part.summary()["diverged"] if self._from[seed] is part]
+        return summaries[0] | {"seeds": list(self.seeds), "diverged": diverged}
+
+    def values(self, measure: str) -> np.ndarray:
+        found = {id(part): dict(zip(part.seeds, part.values(measure), strict=True)) for part in self._used()}
+        return np.array([found[id(self._from[seed])][seed] for seed in self.seeds])
+
+    def evaluations(self, measure: str) -> tuple[np.ndarray, np.ndarray]:
+        found = [(part, *part.evaluations(measure)) for part in self._used()]
+        steps = np.unique(np.concatenate([there for _, there, _ in found])).astype(int)
+        values = np.full((len(steps), len(self.seeds)), np.nan)
+        for part, there, theirs in found:
+            for i, seed in enumerate(part.seeds):
+                if self._from[seed] is part and len(there):
+                    values[np.searchsorted(steps, there), self.seeds.index(seed)] = theirs[:, i]
+        return steps, values
+
+    def times(self) -> tuple[np.ndarray, np.ndarray]:
+        """None: its seeds ran at different times."""
+        return np.zeros(0, int), np.zeros(0)

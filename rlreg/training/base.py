@@ -31,6 +31,7 @@ from rlreg.naming import hparams_of
 from rlreg.precision import require_instructions
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
+from rlreg.run_times import RunTimes
 from rlreg.task import Loop, Task, VectorEnv
 from rlreg.training.speed import Speed
 
@@ -109,6 +110,7 @@ class Training(ABC):
         self.eval_table = EvalTable(
             self.folder.eval_csv, self.agent.seeds, self.columns, last_step, self.saved_evaluations
         )
+        self.times = RunTimes(self.folder.times, last_step)
         self.started, self.speed = time.perf_counter(), Speed(self.step)
         self._end_without_seeds()
         if resumed:
@@ -149,6 +151,7 @@ class Training(ABC):
     def _evaluate(self, bar: tqdm) -> None:
         values = self._measure()
         self.eval_table.add(self.step, values)
+        self.times.add(self.step, self._seconds())
         self.logger.scalars(self.step, {metric(name).tag: value for name, value in values.items()})
         self.logger.flush()
         if self.cfg.keep_best:
