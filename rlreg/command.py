@@ -10,7 +10,7 @@ from rlreg.build import check_device
 from rlreg.compilation import check_mode
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError, unknown
-from rlreg.modes import collect, evaluate, export, level_set, runs, table, train, video
+from rlreg.modes import collect, evaluate, export, level_set, report, runs, table, train, video
 
 MODES = {
     "train": train.run,
@@ -18,6 +18,7 @@ MODES = {
     "collect": collect.run,
     "export": export.run,
     "table": table.run,
+    "report": report.run,
     "level_set": level_set.run,
     "video": video.run,
     "runs": runs.run,

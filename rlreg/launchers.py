@@ -73,8 +73,8 @@ class Backend(Protocol):
 def local(runs: Sequence[Job], jobs: int, minutes: float | None = None) -> list[Job]:
     """Run all as processes of this machine, `jobs` at a time. Returns those that failed.
 
-    Raises `Interrupted` after Ctrl-C or SIGTERM, once the runs have saved and stopped. With `minutes`, no run is started
-    that would take longer than what is left of them, and `TimeIsUp` is raised where not all could be done.
+    Raises `Interrupted` after Ctrl-C or SIGTERM, once the runs have saved and stopped. With `minutes`, no run is
+    started that would take longer than what is left of them, and `TimeIsUp` is raised where not all could be done.
     """
     return _drive(runs, jobs, Processes(), minutes)
 

@@ -30,12 +30,13 @@ PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-basel
 
 DEEPEST = 20
 """Levels of a configuration, one within another."""
-OWN = ("config.yaml", "eval.csv", "times.csv", "transfer.csv", "summary.json", "tensorboard", "checkpoints", "replay", "sb3")
+OWN = ("config.yaml", "eval.csv", "times.csv", "transfer.csv", "summary.json")
+OWN += ("tensorboard", "checkpoints", "replay", "sb3")
 """What a run writes in its folder, beside hidden files."""
 
 
 class RunFolder:
-    """`config.yaml`, `eval.csv`, `times.csv`, `summary.json`, `tensorboard/`, `checkpoints/`, `replay/` in one folder."""
+    """`config.yaml`, `eval.csv`, `summary.json`, `tensorboard/`, `checkpoints/`, `replay/` and more in one folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,13 +1,14 @@
 """Tables: rows (environments) x columns (agents) x seeds as resumable sets of runs; `rlreg.report` tells of them.
 
 `python run.py mode=table table=beer_dmc device=cuda` runs what is missing and writes `<runs_root>/tables/beer_dmc/`:
-`table.md`, CSV, LaTeX, `report.html` and the figures. A cell is the run that `env=<row> agent=<column>` with the table's
-overrides, then the user's, would be by itself: it lives in the same folder and is run once.
+`table.md`, CSV, LaTeX, `report.html` and the figures. A cell is the run that `env=<row> agent=<column>` with the
+table's overrides, then the user's, would be by itself: it lives in the same folder and is run once.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +26,8 @@ from rlreg.launchers import Job, TimeIsUp
 from rlreg.metrics import require_known
 from rlreg.modes.train import check_data
 from rlreg.report.cell import Cell
-from rlreg.report.content import AVERAGE
-from rlreg.report.table import report
+from rlreg.report.content import AVERAGE, content
+from rlreg.report.files import write
 from rlreg.report.words import cell_command, duration
 from rlreg.run_folder import RunFolder
 from rlreg.time_left import time_left, together
@@ -66,7 +67,7 @@ def run_table(cfg: DictConfig) -> None:
             failed = _launch(cfg, cells, folder / "logs")
         except TimeIsUp as error:
             failed, up = error.failed, error
-    report(table, cells, folder)
+    write([content(table, cells)], table.name, folder, own_command())
     if up is not None and not failed:
         raise up
     if failed:
@@ -199,6 +200,11 @@ def _launch(cfg: DictConfig, cells: Sequence[Cell], logs: Path) -> list[Job]:
             )
         )
     return locate(launcher._target_)(runs, launcher.jobs, launcher.minutes)
+
+
+def own_command() -> str:
+    """The command line of this process."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *HydraConfig.get().overrides.task])
 
 
 def _program() -> list[str]:

@@ -30,7 +30,7 @@ def time_left(cells: Sequence[Cell]) -> list[TimeLeft]:
 
 
 def together(left: Sequence[TimeLeft], jobs: int) -> float:
-    """Seconds until all are done, `jobs` at a time, each begun as soon as there is room. Unknown ones count for none."""
+    """Seconds until all are done, `jobs` at a time, each begun as soon as there is room; without unknown ones."""
     free = [0.0] * jobs
     for one in left:
         free.sort()

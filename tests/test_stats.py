@@ -30,6 +30,13 @@ def test_mean_interval_is_scipys_and_goes_over_the_last_axis() -> None:
     np.testing.assert_allclose(ours.high, theirs.confidence_interval.high, atol=1.0)
 
 
+def test_mean_interval_draws_what_scipy_draws() -> None:
+    values = rng(1).normal(100.0, 20.0, size=(3, 7))
+    theirs = stats.bootstrap((values,), np.mean, axis=-1, method="percentile", n_resamples=2500, batch=1000, rng=rng())
+    ours = mean_interval(values, rng(), resamples=2500)
+    np.testing.assert_allclose([ours.low, ours.high], theirs.confidence_interval, rtol=1e-12)
+
+
 def test_iqm_by_hand() -> None:
     # Pooled and sorted: 1 2 | 3 4 5 6 | 7 100. The outlier does not count.
     assert iqm_interval([[1.0, 100.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]], rng()).value == 4.5

@@ -180,17 +180,23 @@ def section(text: str, title: str) -> dict[str, list[str]]:
 
 
 def test_a_report_has_means_intervals_what_is_published_and_where_it_was_measured(given, tmp_path, capsys) -> None:
-    published = "+table.published={dmc/cartpole-balance:{beer:983.6},average:{ddpg:12,beer:535.8}}"
+    paper = "{name:BEER,column:beer,source:a paper,figures:{dmc/cartpole-balance:983.6,average:535.8}}"
+    other = "{name:DDPG,column:ddpg,source:another,seeds:8,figures:{average:[12,3.25]}}"
+    others = "{name:SAC,source:a third,steps:5,figures:{gym/Pendulum-v1:[1,2,7]}}"
+    published = f"table.published=[{paper},{other},{others}]"
     in_process(*TABLE, *given, "table.only_report=true", "table.note=A note.", published)
     text = (tmp_path / "tables" / "tiny" / "table.md").read_text()
     assert section(text, "Final return") == {
-        "": ["ddpg", "beer"],
-        "dmc/cartpole-balance": ["150.0 [100.0, 200.0]", "**400.0** [300.0, 500.0] † / 983.6"],
-        "gym/Pendulum-v1": ["-800.0 [-900.0, -700.0]", "at step 200 of 300"],
+        "": ["ddpg", "beer", "SAC (others)"],
+        "dmc/cartpole-balance": ["150.0 [100.0, 200.0]", "**400.0** [300.0, 500.0] † / 983.6", ""],
+        "gym/Pendulum-v1": ["-800.0 [-900.0, -700.0]", "at step 200 of 300", "1.0 ± 2.0"],
         # over the row that both columns have
-        "average (1 of 2 rows)": ["150.0 [100.0, 200.0] / 12", "400.0 [300.0, 500.0] / 535.8"],
-        "interquartile mean (1 of 2 rows)": ["150.0 [100.0, 200.0]", "400.0 [300.0, 500.0]"],
+        "average (1 of 2 rows)": ["150.0 [100.0, 200.0] / 12.0 ± 3.25", "400.0 [300.0, 500.0] / 535.8", ""],
+        "interquartile mean (1 of 2 rows)": ["150.0 [100.0, 200.0]", "400.0 [300.0, 500.0]", ""],
+        "median of the rows' means (1 of 2 rows)": ["150.0 [100.0, 200.0]", "400.0 [300.0, 500.0]", ""],
+        "lacking to 1000 (1 of 2 rows)": ["850.0 [800.0, 900.0]", "600.0 [500.0, 700.0]", ""],
     }
+    assert section(text, "Probability of improvement: final return")["beer"] == ["1.00 [1.00, 1.00]", ""]
     assert section(text, "Representation rank")["dmc/cartpole-balance"] == ["7.5 [7.0, 8.0]", "7.5 [7.0, 8.0] †"]
     # One seed of two has no error of Q: no interval, and it is said.
     assert section(text, "Q-value error")["gym/Pendulum-v1"] == ["-1400.00 (n = 1)", "at step 200 of 300"]
@@ -198,6 +204,8 @@ def test_a_report_has_means_intervals_what_is_published_and_where_it_was_measure
         "A note.",
         "Means over the seeds (n = 2)",
         "- command: `python run.py mode=table",
+        "- BEER, beside beer: a paper; number of seeds not known",
+        "- SAC (others): a third; 5 steps; 7 seeds; ±: standard deviation over seeds",
         "- commit: abc1234",
         "- hardware: no GPU, A CPU, 2 cores",
         "- † dmc/cartpole-balance beer: seed 1 diverged",
@@ -226,7 +234,8 @@ def test_nothing_there_yet_and_no_matplotlib(tmp_path, capsys, monkeypatch) -> N
     out = capsys.readouterr().out
     assert "- runs: 0 of 4 complete" in out
     assert "no figures: matplotlib is not installed (pip install 'rlreg[plots]')" in out
-    assert sorted(path.name for path in (tmp_path / "tables" / "tiny").iterdir()) == ["logs", "table.csv", "table.md"]
+    there = sorted(path.name for path in (tmp_path / "tables" / "tiny").iterdir())
+    assert there == ["cells.csv", "logs", "report.html", "table.csv", "table.md", "table.tex"]
 
 
 # ------------------------------------------------ what the runs are given
@@ -299,7 +308,8 @@ def test_what_a_tables_runs_learn_from_is_downloaded_once_before_they_start(tmp_
 
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     monkeypatch.setattr("envs.d4rl.download._download", download)
-    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs, minutes: [] if asked else pytest.fail("no data yet"))
+    launched = lambda runs, jobs, minutes: [] if asked else pytest.fail("no data yet")  # noqa: E731
+    monkeypatch.setattr("rlreg.launchers.local", launched)
     in_process(*TABLE, *cells, f"runs_root={tmp_path}/runs", 'table.overrides=["env.mirror=http://here"]')
     assert asked == ["http://here/hopper_medium-v2.hdf5"]
 
@@ -372,7 +382,11 @@ def test_columns_with_overrides_of_their_own(tmp_path) -> None:
         cells_of(*given, "+table.column_overrides.slo=[]")
 
 
-AGGREGATES = ("average (0 of 2 rows)", "interquartile mean (0 of 2 rows)")
+AGGREGATES = (
+    "average (0 of 2 rows)",
+    "interquartile mean (0 of 2 rows)",
+    "median of the rows' means (0 of 2 rows)",
+)
 
 
 @pytest.mark.parametrize("table", [path.stem for path in (ROOT / "configs/table").glob("*.yaml")])

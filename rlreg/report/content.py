@@ -1,4 +1,4 @@
-"""What is told of a set of cells, as plain data: Markdown, CSV, LaTeX, the page and the figures show the same numbers."""
+"""What is told of a set of cells, as plain data: every kind of report shows the same numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from rlreg.stats import (
     task_median_interval,
 )
 
-BAND_RESAMPLES = 500  # a band is looked at, not quoted; there may be tens of thousands of points
 PAIR_RESAMPLES = 5_000
 THRESHOLDS = 101
 AVERAGE = "average"
@@ -324,5 +323,5 @@ def _curve(cell: Cell, measure: str) -> Curve | None:
     at, seconds = cell.times()
     taken = dict(zip(at.tolist(), seconds.tolist(), strict=True))
     hours = np.array([taken.get(step, np.nan) / 3600 for step in steps.tolist()])
-    interval = mean_interval(values, interval_rng(), resamples=BAND_RESAMPLES)
+    interval = mean_interval(values, interval_rng())
     return Curve(cell.column, steps, interval, hours, values.shape[1])

@@ -20,7 +20,7 @@ PAGE = Path(__file__).parent / "page"
 """The template, with the style and the script that are put into it."""
 
 
-def html(contents: Sequence[Content], title: str) -> str:
+def html(contents: Sequence[Content], title: str, command: str) -> str:
     """The whole page. Whatever runs and tables say is escaped: it is text, never markup."""
     loader = jinja2.FileSystemLoader(PAGE)
     environment = jinja2.Environment(
@@ -30,7 +30,7 @@ def html(contents: Sequence[Content], title: str) -> str:
     page = environment.get_template("page.html")
     return page.render(
         title=title,
-        command=words.command(),
+        command=command,
         sections=[_section(content) for content in contents],
         published=[_published(them) for them in words.all_published(contents)],
     )
@@ -96,8 +96,8 @@ def _against_time(content: Content, key: str) -> dict[str, Any] | None:
     if not plots:
         return None
     says = (
-        f"Up: {words.along(measure)}, mean and 95 % bootstrap interval. Across: hours that the whole run took, all of its "
-        "seeds together and evaluations included, on the machine that is named with its settings."
+        f"Up: {words.along(measure)}, mean and 95 % bootstrap interval. Across: hours that the whole run took, all of "
+        "its seeds together and evaluations included, on the machine that is named with its settings."
     )
     if ends:
         says += " A cross is a run that recorded only its whole time: its last evaluation."

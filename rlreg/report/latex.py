@@ -26,7 +26,7 @@ ESCAPES = {
 
 def escape(text: str) -> str:
     """Text as LaTeX prints it. What its usual fonts have no letter for becomes a question mark."""
-    return "".join(ESCAPES.get(c, c if c.isprintable() and ord(c) < 0x7F else " " if c.isspace() else "?") for c in text)
+    return "".join(ESCAPES.get(c, c if " " <= c <= "~" else " " if c.isspace() else "?") for c in text)
 
 
 def latex(contents: Sequence[Content], title: str) -> str:
@@ -67,7 +67,8 @@ def _table(table: MeasureTable, content: Content, title: str) -> Iterator[str]:
             yield r"    \midrule"
         for row in part:
             ours = [_entry(entry, row, decimals) for entry in row.entries]
-            yield _row([escape(row_name(row)), *ours, *(escape(their_figure(t, row.key, decimals)) for t in table.others)])
+            theirs = [escape(their_figure(them, row.key, decimals)) for them in table.others]
+            yield _row([escape(row_name(row)), *ours, *theirs])
     yield r"    \bottomrule"
     yield r"  \end{tabular}"
     yield r"\end{table}"
@@ -91,4 +92,4 @@ def _entry(entry: Entry, row: Row, decimals: int) -> str:
             escape(remarks(entry)),
         ]
         text = " ".join(filter(None, parts))
-    return " / ".join([text, *(escape(their_figure(them, row.key)) for them in entry.theirs)])
+    return " / ".join([text, *(escape(their_figure(them, row.key, decimals)) for them in entry.theirs)])

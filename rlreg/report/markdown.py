@@ -31,14 +31,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
             yield "|" + "|".join("-" * (width + 2) for width in widths) + "|"
 
 
-def markdown(contents: Sequence[Content], title: str) -> str:
+def markdown(contents: Sequence[Content], title: str, command: str) -> str:
     """The whole report."""
-    return "\n".join(_lines(contents, title)) + "\n"
+    return "\n".join(_lines(contents, title, command)) + "\n"
 
 
-def _lines(contents: Sequence[Content], title: str) -> Iterator[str]:
+def _lines(contents: Sequence[Content], title: str, command: str) -> Iterator[str]:
     yield f"# {title}"
     for content in contents:
+        if len(contents) > 1:
+            yield f"\n# {content.table.name}"
         if content.table.note:
             yield f"\n{content.table.note}"
         yield f"\n{introduction(content)}"
@@ -56,6 +58,7 @@ def _lines(contents: Sequence[Content], title: str) -> Iterator[str]:
             name = f"{them.name}, beside {them.column}" if them.column else their_heading(them)
             yield f"- {name}: {about(them)}"
     yield "\n## Provenance\n"
+    yield f"- command: `{command}`"
     for content in contents:
         yield from (f"- {line}" for line in provenance(content))
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 
 from rlreg.config import PublishedConfig
 from rlreg.metrics import Metric
@@ -88,11 +85,6 @@ def introduction(content: Content) -> str:
     )
 
 
-def command() -> str:
-    """The command line of this process."""
-    return shlex.join(["python", Path(sys.argv[0]).name, *HydraConfig.get().overrides.task])
-
-
 def cell_command(cell: Cell) -> str:
     """The command line of a cell's run; '' where it is not known."""
     return shlex.join(["python", "run.py", *cell.overrides]) if cell.overrides else ""
@@ -108,10 +100,9 @@ def versions(provenance: dict[str, Any]) -> str:
 
 
 def provenance(content: Content) -> Iterator[str]:
-    """Command, commits and machines of the complete runs; seeds that diverged."""
+    """Commits and machines of the complete runs; seeds that diverged."""
     done = content.done
     found = [p for cell in done if isinstance(p := cell.summary().get("provenance"), dict)]
-    yield f"command: `{command()}`"
     yield f"runs: {len(done)} of {len(content.cells)} complete"
     if found:
         yield f"commit: {_each(str(p.get('commit')) for p in found)}"

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlreg.config import TableConfig
 from rlreg.errors import UserError
 from rlreg.files import write_atomic
-from rlreg.report.cell import Cell
-from rlreg.report.content import Content, content
+from rlreg.report.content import Content
 from rlreg.report.csvs import by_cell, by_seed
 from rlreg.report.figures import draw
 from rlreg.report.html import html
@@ -17,21 +15,19 @@ from rlreg.report.latex import latex
 from rlreg.report.markdown import markdown
 
 
-def report(table: TableConfig, cells: Sequence[Cell], folder: Path) -> None:
-    """Print the table and write its files into `folder`."""
-    write([content(table, cells)], table.name, folder)
+def write(contents: Sequence[Content], title: str, folder: Path, command: str) -> None:
+    """Print a report of one or more kinds of runs and write its files into `folder`; `command` is what it is made by.
 
-
-def write(contents: Sequence[Content], title: str, folder: Path) -> None:
-    """Print a report of one or more kinds of runs and write its files into `folder`. Raises `UserError`."""
-    text = markdown(contents, title)
+    Raises `UserError`.
+    """
+    text = markdown(contents, title, command)
     print("\n" + text)
     files = {
         "table.md": text,
         "table.csv": by_seed(contents),
         "cells.csv": by_cell(contents),
         "table.tex": latex(contents, title),
-        "report.html": html(contents, title),
+        "report.html": html(contents, title, command),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
