@@ -47,8 +47,9 @@ def check_typed(cfg: DictConfig, overrides: Sequence[str]) -> None:
         if key.startswith("+"):
             _require_key(cfg, key.lstrip("+"))
     chosen = {key.lstrip("+~").split(".")[0].split("@")[0] for key in keys}
-    if "table" in chosen and cfg.mode != "table":
-        raise UserError(f"table=... belongs to mode=table, not to mode={cfg.mode}; give mode=table")
+    for key, mode in (("table", "table"), ("dry", "table"), ("runs", "report")):
+        if key in chosen and cfg.mode != mode:
+            raise UserError(f"{key}=... belongs to mode={mode}, not to mode={cfg.mode}; give mode={mode}")
     if cfg.mode in ("evaluate", "export", "video") and cfg.run_dir:
         # What a curriculum is evaluated on may be given with the run's own `env=`.
         _require_the_runs_own(cfg, chosen)

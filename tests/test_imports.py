@@ -69,5 +69,5 @@ def test_imports_form_no_circle():
 def test_a_run_and_its_readers_are_built_below_the_command_line():
     """What Stable-Baselines3's users, tables and tools need of construction does not lead back up to the runner."""
     known = modules()
-    for name in ("rlreg.build", "rlreg.sb3", "rlreg.tables", "rlreg.report.table", "envs.d4rl.collect"):
+    for name in ("rlreg.build", "rlreg.sb3", "rlreg.tables", "rlreg.report.files", "envs.d4rl.collect"):
         assert "rlreg.command" not in set(imported(known[name], known, types=True))

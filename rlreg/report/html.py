@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from rlreg.config import PublishedConfig
@@ -22,6 +21,8 @@ PAGE = Path(__file__).parent / "page"
 
 def html(contents: Sequence[Content], title: str, command: str) -> str:
     """The whole page. Whatever runs and tables say is escaped: it is text, never markup."""
+    import jinja2  # here: only a report pays for it
+
     loader = jinja2.FileSystemLoader(PAGE)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
