@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,12 @@ from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.training.online import OnlineTraining
 
+if TYPE_CHECKING:
+    import gymnasium
+    import stable_baselines3
+
+    from rlreg.config import TrainConfig
+
 
 @dataclass
 class DQNConfig(AgentConfig):
@@ -37,6 +43,9 @@ class DQNConfig(AgentConfig):
     """Widths of the critic's hidden layers."""
     double: bool = False
     """Whether the online critic chooses the next action that the target critic values."""
+    clip_error: bool = False
+    """Whether the loss is Huber's, as in the paper: its gradient is that of a TD error of 1 at most. Otherwise it is
+    the mean squared error, as for the other agents."""
     learning_rate: float = 3e-4
     discount: float = 0.99
     tau: float = 0.005
@@ -151,10 +160,13 @@ class DQN(BatchAgent):
         )
 
     def critic_loss(self, params: Params, batch: Batch, successor: Successor) -> tuple[Tensor, Metrics]:
-        """Mean squared TD error plus the regulariser: (S,)."""
+        """Mean squared TD error, or Huber's loss, plus the regulariser: (S,)."""
         f = self.critic_features(params, batch, successor)
         q = self.critic.value(params, f.feature)
-        td_loss = ensemble_td_loss(q, successor.td_target)
+        if self.config.clip_error:
+            td_loss = F.smooth_l1_loss(q.squeeze(1), successor.td_target, reduction="none").mean(dim=-1)
+        else:
+            td_loss = ensemble_td_loss(q, successor.td_target)
         penalty, metrics = self.regularizer.loss(f, self.constants)
         losses = {"train/critic_loss": td_loss, "train/q": q.mean(dim=(1, 2)), "regularizer/loss": penalty}
         return td_loss + penalty, {name: value.detach() for name, value in (losses | metrics).items()}
@@ -175,6 +187,51 @@ class DQN(BatchAgent):
     def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
         """Q(s, a) of the largest number of each action: (S, B, O), (S, B, A) -> (S, B)."""
         return self.critic(self.critic_params, obs, one_hot(action)).squeeze(1)
+
+    # ------------------------------------------------- Stable-Baselines3
+
+    def to_sb3(self, i: int, env: gymnasium.Env, train: TrainConfig) -> stable_baselines3.DQN:
+        """Seed number i as SB3's DQN, whose network has a value for each action: ours once for each, side by side.
+
+        It has the same values, but more weights than ours: `learn` goes on without their ties, with Huber's loss,
+        without double Q and with Adam anew.
+        """
+        from rlreg.sb3 import dqn_model  # here: SB3 takes a second to load
+
+        networks = {"q_net": self.critic_params, "q_net_target": self.critic_target}
+        return dqn_model(
+            {name: self.side_by_side(params) for name, params in networks.items()},
+            i,
+            env,
+            train,
+            learning_rate=self.config.learning_rate,
+            batch_size=self.config.batch_size,
+            tau=self.config.tau,
+            gamma=self.config.discount,
+            exploration_initial_eps=self.config.epsilon,
+            exploration_final_eps=self.config.epsilon,
+            device=self.device,
+        )
+
+    def side_by_side(self, params: Params) -> Params:
+        """The critic as a network s -> (Q(s, a) for every a): (S, in, out) weights of its A copies, widths times A.
+
+        In the first layer the weights of the copy's one-hot action become part of its bias; later layers are
+        block-diagonal.
+        """
+        copies, layers = self.action_dim, self.critic.mlp.depth
+        first, bias = params["0.weight"][:, 0], params["0.bias"][:, 0]
+        own = bias + first[:, self.obs_dim :]  # (S, A, H)
+        networks = {
+            "0.weight": first[:, : self.obs_dim].repeat(1, 1, copies),
+            "0.bias": own.flatten(1).unsqueeze(1),
+        }
+        each = torch.eye(copies, device=self.device)
+        for layer in range(1, layers):
+            weight, bias = params[f"{layer}.weight"][:, 0], params[f"{layer}.bias"][:, 0]
+            networks[f"{layer}.weight"] = torch.stack([torch.kron(each, seed) for seed in weight])
+            networks[f"{layer}.bias"] = bias.repeat(1, 1, copies)
+        return networks
 
     # ----------------------------------------------------------------- state
 

@@ -1,4 +1,4 @@
-"""Gymnasium's MuJoCo tasks, and any other registered task with continuous actions, by id."""
+"""Gymnasium's MuJoCo tasks, and any other registered task with continuous or discrete actions, by id."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from envs.base import VectorEnv
 
 
+OTHERS = ("Pendulum-v1", "Acrobot-v1", "CartPole-v1", "MountainCar-v0", "LunarLander-v3")
+"""Tasks that are suggested beside MuJoCo's; all but the first have discrete actions."""
+
+
 def gym_ids() -> tuple[str, ...]:
-    """The MuJoCo tasks that still run, and Pendulum-v1: what to suggest. (Other ids work too.)"""
+    """The MuJoCo tasks that still run, and `OTHERS`: what to suggest. (Other ids work too.)"""
     # v2 and v3 have no module: they are registered only to say that they are gone. Pusher-v4 needs mujoco<3.
     modules = {spec.id: str(spec.entry_point) for spec in gymnasium.registry.values()}
     mujoco = (id for id, module in modules.items() if module.startswith("gymnasium.envs.mujoco."))
-    return (*(id for id in mujoco if id != "Pusher-v4"), "Pendulum-v1")
+    return (*(id for id in mujoco if id != "Pusher-v4"), *OTHERS)
 
 
 class ActionScale:
@@ -67,29 +71,45 @@ class ActionScale:
         return scaled.reshape(*action.shape[:-1], *self._shape).astype(self._dtype)
 
 
-class ContinuousEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
-    """Actions in [-1, 1] mapped to the task's bounds, observations flattened to float32 (O,).
+class Choice:
+    """Maps an action's number from 0 on, or A numbers of which the largest is chosen, to a task's discrete action."""
+
+    def __init__(self, space: gymnasium.spaces.Discrete) -> None:
+        self._first = space.start
+
+    def __call__(self, action: NDArray | int) -> np.int64:
+        return self._first + np.int64(np.argmax(action) if np.ndim(action) else action)
+
+
+class FlatEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
+    """Observations flattened to float32 (O,). Actions in [-1, 1] are mapped to the task's bounds; discrete ones are
+    numbers from 0 on, and may be given as A numbers too, of which the largest is chosen.
 
     The random generator is seeded once, at the start, so that the first `reset()` is `reset(seed=seed)`.
     """
 
     def __init__(self, env: gymnasium.Env, seed: int | None = None) -> None:
-        """Raises `UserError` for spaces that are not continuous and bounded, or for endless episodes."""
+        """Raises `UserError` for actions that are neither continuous and bounded nor one of some discrete ones, for
+        observations that are no vectors, and for endless episodes."""
         gymnasium.utils.RecordConstructorArgs.__init__(self, seed=seed)  # so that `env.spec` can remake it
         gymnasium.Wrapper.__init__(self, env)
-        name = env.spec.id
-        self._scale = ActionScale(name, env.action_space)
-        if not isinstance(env.observation_space, gymnasium.spaces.Box | gymnasium.spaces.Dict):
-            raise UserError(f"'{name}' has observations {env.observation_space}; only a Box or Dict will do")
+        name, actions = env.spec.id, env.action_space
+        if isinstance(actions, gymnasium.spaces.Discrete):
+            self._to_task: ActionScale | Choice = Choice(actions)
+            self.action_space = gymnasium.spaces.Discrete(actions.n)
+        else:
+            self._to_task = ActionScale(name, actions)
+            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (flatdim(actions),), np.float32)
+        vectors = gymnasium.spaces.Box | gymnasium.spaces.Dict | gymnasium.spaces.Discrete
+        if not isinstance(env.observation_space, vectors):
+            raise UserError(f"'{name}' has observations {env.observation_space}; only a Box, Dict or Discrete will do")
         for space in getattr(env.observation_space, "spaces", {"": env.observation_space}).values():
             if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2:
                 raise UserError(f"'{name}' observes images, {space}; there are no networks for these, only for vectors")
         if env.spec.max_episode_steps is None:
             raise UserError(f"'{name}' has no time limit; give one, as in env.max_episode_steps=1000")
         self.max_episode_steps = env.spec.max_episode_steps
-        actions, observations = flatdim(env.action_space), flatdim(env.observation_space)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32)
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observations,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (flatdim(env.observation_space),), np.float32)
         if seed is not None:
             env.unwrapped.np_random, _ = np_random(seed)
 
@@ -99,8 +119,8 @@ class ContinuousEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         obs, info = self.env.reset(seed=seed, options=options)
         return self._flat(obs), info
 
-    def step(self, action: NDArray) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(self._scale(action))
+    def step(self, action: NDArray | int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(self._to_task(action))
         return self._flat(obs), float(reward), bool(terminated), bool(truncated), info
 
     def render(self) -> Any:
@@ -136,7 +156,7 @@ def make_single(
         raise unknown("Gymnasium id", id, gym_ids()) from None
     except (gymnasium.error.Error, ImportError, TypeError) as error:  # a missing package, a mistaken argument
         raise UserError(f"cannot make '{id}': {' '.join(str(error).split())}") from error
-    return ContinuousEnv(env, seed)
+    return FlatEnv(env, seed)
 
 
 REFERENCE = "gymnasium"

@@ -30,7 +30,8 @@ MIN_WORLDS_FOR_PROCESSES = 8
 
 
 class GymVectorEnv(VectorEnv):
-    """S x N environments `make(seed)`, each with float32 observations (O,) and actions (A,) in [-1, 1].
+    """S x N environments `make(seed)`, each with float32 observations (O,) and actions (A,) in [-1, 1], or with A
+    discrete actions, as `envs.gym.FlatEnv` takes them.
 
     A step returns the same numbers whatever the number of workers: the same worlds, only dealt out.
     """
@@ -72,10 +73,12 @@ class GymVectorEnv(VectorEnv):
             # Before multiprocessing's own hook, which would wait for ever: workers ignore its SIGTERM.
             self._at_exit = atexit.register(partial(_kill, self._processes.processes))
             self.max_episode_steps = self._processes.get_attr("max_episode_steps")[0]
+            self.discrete_actions = self._processes.get_attr("discrete_actions")[0]
             space, actions = self._processes.single_observation_space, self._processes.single_action_space
         else:
             self._group = groups[0]()
             self.max_episode_steps = self._group.max_episode_steps
+            self.discrete_actions = self._group.discrete_actions
             space, actions = self._group.observation_space, self._group.action_space
         self.obs_dim, self.action_dim = space.shape[-1], actions.shape[-1]
         # Rows beyond the last world exist where the groups do not divide evenly; their actions stay zero.

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces.utils import flatdim
 from gymnasium.vector.async_vector_env import _async_worker
 from numpy.typing import NDArray
 
@@ -67,7 +68,8 @@ class World:
 
     A step whose simulation diverged, or whose observation or reward is no finite float32, is bad: its episode is over.
 
-    `env` has flat float32 observations `(O,)` and actions `(A,)`; `label` says which world it is, for what is told.
+    `env` has flat float32 observations `(O,)` and takes actions `(A,)`, also where discrete ones are meant; `label`
+    says which world it is, for what is told.
     """
 
     def __init__(self, env: gymnasium.Env, label: str, seed: int) -> None:
@@ -128,7 +130,7 @@ class World:
         'rng': the generators' states when it began, by name; 'first': whether that was the world's first;
         'actions': (t, A) float32 since then; 'obs' (O,) and 'return': what they led to, to compare with.
         """
-        width = self.env.action_space.shape[0]
+        width = flatdim(self.env.action_space)
         return {
             "rng": self._rngs,
             "globals": self._own_globals if self._globals.used else None,
@@ -197,7 +199,8 @@ class Group(gymnasium.Env):
         """A world `make(seed)` for every seed; `rows` beyond these stay zero (groups are equally large)."""
         self._worlds = [World(make(seed), label, seed) for seed, label in zip(seeds, labels, strict=True)]
         env = self._worlds[0].env
-        (obs_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
+        (obs_dim,), action_dim = env.observation_space.shape, flatdim(env.action_space)
+        self.discrete_actions = isinstance(env.action_space, gymnasium.spaces.Discrete)
         self.max_episode_steps: int = env.get_wrapper_attr("max_episode_steps")
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2, rows, obs_dim), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (rows, action_dim), np.float32)

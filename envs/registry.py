@@ -61,10 +61,10 @@ class DMCConfig(BatchConfig):
 
 @dataclass(kw_only=True)
 class GymConfig(BatchConfig):
-    """A task of Gymnasium with continuous actions."""
+    """A task of Gymnasium, with continuous or discrete actions."""
 
     id: str
-    """Any registered task with continuous actions, also one that is no choice of `env=` itself."""
+    """Any registered task whose observations are vectors, also one that is no choice of `env=` itself."""
     _target_: str = "envs.gym.GymTask"
     name: str = "gym/${.id}"
     """What run folders and tables call the environment."""

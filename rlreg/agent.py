@@ -55,6 +55,8 @@ class Agent(ABC):
     """The dataclass of its settings, which checks them."""
     Training: ClassVar[type]
     """The loop that trains it, one of `rlreg.training`."""
+    discrete_actions: ClassVar[bool] = False
+    """Whether an action's A numbers stand for A discrete actions, of which the largest is taken."""
 
     config: Any
     """Its settings, a `Config`."""
@@ -70,6 +72,10 @@ class Agent(ABC):
         cls, config: Any, regularizer: Regularizer, env: Any, seeds: Sequence[int], device: torch.device | str
     ) -> Self:
         """A fresh agent of the sizes that `env`, a task's `probe`, has. Raises `UserError` for what it cannot use."""
+        if env.discrete_actions is not cls.discrete_actions:
+            has, lacks = ("discrete", "continuous") if cls.discrete_actions else ("continuous", "discrete")
+            example = "env=gym/CartPole-v1" if cls.discrete_actions else "agent=dqn"
+            raise UserError(f"agent={config.name} has {has} actions, and this environment {lacks} ones; give {example}")
         return cls(config, regularizer, env.obs_dim, env.action_dim, seeds, device)
 
     @abstractmethod
@@ -131,18 +137,6 @@ class BatchAgent(Agent, Policy):
     """Of its critic; one that does nothing, for an agent without a critic."""
     precision: str = "float32"
     """In which its updates compute matrix products, float32 or bfloat16."""
-    discrete_actions: ClassVar[bool] = False
-    """Whether an action's A numbers stand for A discrete actions, of which the largest is taken."""
-
-    @classmethod
-    def for_env(
-        cls, config: Any, regularizer: Regularizer, env: Any, seeds: Sequence[int], device: torch.device | str
-    ) -> Self:
-        if env.discrete_actions is not cls.discrete_actions:
-            has, lacks = ("discrete", "continuous") if cls.discrete_actions else ("continuous", "discrete")
-            example = "env=gridworld" if cls.discrete_actions else "agent=dqn"
-            raise UserError(f"agent={config.name} has {has} actions, and this environment {lacks} ones; give {example}")
-        return super().for_env(config, regularizer, env, seeds, device)
 
     @abstractmethod
     def update(self, batch: Batch, step: Tensor, *variant: Hashable) -> Metrics:

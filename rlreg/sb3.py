@@ -75,8 +75,9 @@ def load(
 def export_zip(run_dir: str | Path, seed: int, checkpoint: int | None = None, trust: bool = False) -> Path:
     """Write `load`'s model as SB3's own zip, `<run_dir>/sb3/seed-<k>.zip`, and return its path.
 
-    It opens with `stable_baselines3.TD3.load` or `DDPG.load` where this package is not installed. Its spaces
-    are those of our single environments: flat float32 observations, actions in [-1, 1]. Raises `UserError`.
+    It opens with the `load` of SB3's class, such as `stable_baselines3.TD3.load`, where this package is not installed.
+    Its spaces are those of our single environments: flat float32 observations, actions in [-1, 1] or discrete.
+    Raises `UserError`.
     """
     model = load(run_dir, seed, checkpoint, trust=trust)
     path = Path(run_dir) / "sb3" / f"seed-{seed}.zip"
@@ -179,6 +180,29 @@ def with_networks(
     return model
 
 
+def dqn_model(
+    networks: Mapping[str, Mapping[str, Tensor]], i: int, env: gymnasium.Env, train: TrainConfig, **settings: Any
+) -> stable_baselines3.DQN:
+    """Entry i of stacked networks `q_net` and `q_net_target`, s to Q(s, .), as SB3's DQN with further `settings`.
+
+    Their weights are (S, in, out). As ours does, it follows its target at every step and clips no gradient.
+    """
+    model = stable_baselines3.DQN(
+        "MlpPolicy",
+        env,
+        policy_kwargs={"net_arch": _hidden(networks["q_net"])},
+        train_freq=1,
+        target_update_interval=1,
+        max_grad_norm=float("inf"),
+        **off_policy_settings(train),
+        **settings,
+    )
+    with torch.no_grad():
+        for name, params in networks.items():
+            _fill(getattr(model, name), params, i)
+    return model
+
+
 def off_policy_settings(train: TrainConfig) -> dict[str, Any]:
     """The keyword arguments of SB3's off-policy algorithms that our online loop's settings decide."""
     return {
@@ -222,6 +246,8 @@ def _layers(network: nn.Module, i: int) -> Iterator[tuple[tuple[int, ...], list[
         yield (i,), [*linears(network.latent_pi), [network.mu, network.log_std]]
     elif hasattr(network, "mu"):
         yield (i,), linears(network.mu)
+    elif hasattr(network, "q_net"):
+        yield (i,), linears(network.q_net)
     else:
         yield from (((i, e), linears(q)) for e, q in enumerate(network.q_networks))
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Loop(Enum):
     """The kinds of training loop, each with its words for messages."""
 
-    ONLINE = "learns online", "has continuous actions and no data", "env=gym/Hopper-v4", "agent=td3"
+    ONLINE = "learns online", "has no data", "env=gym/Hopper-v4", "agent=td3"
     OFFLINE = "learns from a dataset", "is a dataset", "env=d4rl/hopper-medium-v2", "agent=td3_bc"
     CURRICULUM = "learns from a curriculum of levels", "is a set of levels", "env=cave_escape", "agent=vae_dred"
 

@@ -112,6 +112,7 @@ def test_it_learns_the_corridor(monkeypatch, tmp_path):
 
 
 def test_agents_of_the_other_kind_of_actions_are_refused(monkeypatch, capsys):
-    for settings in (("agent=td3", "env=gridworld"), ("agent=dqn", "env=gym/Pendulum-v1")):
+    continuous = ("agent=td3", "env=gridworld"), ("agent=sb3/ppo", "env=gym/CartPole-v1")
+    for settings in (*continuous, ("agent=dqn", "env=gym/Pendulum-v1")):
         assert main(monkeypatch, *settings) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -49,7 +49,7 @@ CONTRADICTIONS = {
     "train.warmup_steps=400": "train.warmup_steps=400 is not valid; give fewer than train.total_steps=400, or nothing",
     "mode=table table=beer_dmc table.measures=[retrun]": "unknown measure in table.measures 'retrun'; did you mean",
     "table=beer_dmc": "table=... belongs to mode=table, not to mode=train",
-    "env=gym/Pendulum-v1 env.id=CartPole-v1": "has discrete actions",
+    "env=gym/Pendulum-v1 env.id=CartPole-v1": "and this environment discrete ones; give agent=dqn",
     "env=gym/Pendulum-v1 env.id=worlds:rlreg-test/Endless-v0": "give one, as in env.max_episode_steps=1000",
     "env=gym/Pendulum-v1 env.id=worlds:rlreg-test/Camera-v0": "observes images",
 }

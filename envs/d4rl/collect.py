@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -110,6 +111,7 @@ def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, A
     if wanted.kind == "random":
         run_cfg = RunFolder.of(cfg).load_config(cfg.trust) if cfg.run_dir else cfg
         seed = _seed(wanted, run_cfg)
+        _sizes(run_cfg)
         return _random(run_cfg, seed, wanted), _about(run_cfg, wanted, seed) | {"agent": "random"}
 
     policies = [kind for kind in ("medium", "expert") if kind in wanted.kind.split("-")]
@@ -117,9 +119,12 @@ def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, A
         raise UserError(f"checkpoint={cfg.checkpoint}: collect.kind={wanted.kind} takes two; leave it out")
     if not cfg.run_dir:
         _seed(wanted, cfg)  # before a run of hours
+        _sizes(cfg)
     folder = _run(cfg)
     run_cfg = folder.load_config(cfg.trust)
     seed = _seed(wanted, run_cfg)
+    if cfg.run_dir:
+        _sizes(run_cfg)
     about = _about(run_cfg, wanted, seed) | {"run_commit": _commit_of(folder)}
     if wanted.kind == "full-replay":
         step = Checkpoints(folder.checkpoints).steps()[-1:] if cfg.checkpoint is None else [cfg.checkpoint]
@@ -333,7 +338,10 @@ def _replay(folder: RunFolder, run_cfg: DictConfig, seed: int, step: int) -> Row
 
 
 def _sizes(run_cfg: DictConfig) -> tuple[int, int]:
+    """O and A. Raises `UserError` for discrete actions."""
     env = build_task(run_cfg).single_env(0)
-    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    spaces = env.observation_space, env.action_space
     env.close()
-    return sizes
+    if isinstance(spaces[1], gymnasium.spaces.Discrete):
+        raise UserError(f"env={run_cfg.env.name} has discrete actions, and D4RL's format is for continuous ones")
+    return spaces[0].shape[0], spaces[1].shape[0]
