@@ -1,4 +1,4 @@
-"""One agent a file. `register_schemas` makes their settings known to Hydra. Imports `rlreg`, never `envs`."""
+"""One agent in each file. `register_schemas` makes their settings known to Hydra. Imports `rlreg`, never `envs`."""
 
 from hydra.core.config_store import ConfigStore
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.td3 import Successor
 from agents.td3_bc import TD3BC, TD3BCConfig
 from rlreg import checks
 from rlreg.buffers import Batch
 from rlreg.networks import MLP, Actor, Params, StateValue
 from rlreg.objectives import clipped_double_q, scaled_policy_gradient, td_target
 from rlreg.optim import Adam, gradients
+from rlreg.q_learning import Successor
 from rlreg.regularizers import Metrics, Regularizer
 from rlreg.vae import VAE, Clamp, kl_to_standard_normal, squared_error
 

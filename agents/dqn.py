@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlreg import checks
-from rlreg.agent import AgentConfig, BatchAgent
+from rlreg.agent import AgentConfig
 from rlreg.buffers import Batch
 from rlreg.networks import Critic, Params, polyak_
 from rlreg.objectives import ensemble_td_loss, td_target
 from rlreg.optim import Adam, gradients
+from rlreg.q_learning import QAgent, Successor
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.training.online import OnlineTraining
@@ -63,18 +64,7 @@ class DQNConfig(AgentConfig):
         checks.within(self, "agent", "epsilon", interval="[0, 1]")
 
 
-class Successor(NamedTuple):
-    """What the target network makes of a batch's s'. No gradient."""
-
-    action: Tensor
-    """a', one-hot, (S, B, A)."""
-    feature: Tensor
-    """phi'(s', a'), (S, 1, B, H)."""
-    td_target: Tensor
-    """y = r + gamma (1 - d) Q'(s', a'), (S, B)."""
-
-
-class DQN(BatchAgent):
+class DQN(QAgent):
     """S independent DQN learners. Actions are (..., A) numbers of which the largest is the one taken."""
 
     Config = DQNConfig
@@ -137,7 +127,7 @@ class DQN(BatchAgent):
         action = self.greedy(chooser, batch.next_obs)
         feature = self.critic.features(self.critic_target, batch.next_obs, action)
         value = self.critic.value(self.critic_target, feature).squeeze(1)
-        return Successor(action, feature, td_target(batch.reward, batch.terminated, value, self.config.discount))
+        return Successor(action, feature, td_target(batch.reward, batch.terminated, value, self.discount_of(batch)))
 
     def critic_features(self, params: Params, batch: Batch, successor: Successor | None = None) -> CriticFeatures:
         """phi at (s, a) and at (s', a')."""
@@ -147,17 +137,7 @@ class DQN(BatchAgent):
         def next_feature_online() -> Tensor:
             return self.critic.features(params, batch.next_obs, self.greedy(self.critic_params, batch.next_obs))
 
-        return CriticFeatures(
-            params=params,
-            feature=self.critic.features(params, batch.obs, action),
-            next_feature_target=lambda: successor.feature,
-            next_feature_online=next_feature_online,
-            features_by=lambda other: self.critic.features(other, batch.obs, action),
-            head_weight=self.critic.head_weight(params),
-            reward=batch.reward,
-            terminated=batch.terminated,
-            discount=self.config.discount,
-        )
+        return self.features(params, batch, action, lambda: successor.feature, next_feature_online)
 
     def critic_loss(self, params: Params, batch: Batch, successor: Successor) -> tuple[Tensor, Metrics]:
         """Mean squared TD error, or Huber's loss, plus the regulariser: (S,)."""
@@ -167,9 +147,7 @@ class DQN(BatchAgent):
             td_loss = F.smooth_l1_loss(q.squeeze(1), successor.td_target, reduction="none").mean(dim=-1)
         else:
             td_loss = ensemble_td_loss(q, successor.td_target)
-        penalty, metrics = self.regularizer.loss(f, self.constants)
-        losses = {"train/critic_loss": td_loss, "train/q": q.mean(dim=(1, 2)), "regularizer/loss": penalty}
-        return td_loss + penalty, {name: value.detach() for name, value in (losses | metrics).items()}
+        return self.with_penalty(td_loss, q, f)
 
     def update(self, batch: Batch, step: Tensor) -> Metrics:
         successor = self.successor(batch)
@@ -179,10 +157,6 @@ class DQN(BatchAgent):
         return metrics
 
     # ------------------------------------------------------------- measuring
-
-    @property
-    def discount(self) -> float:
-        return self.config.discount
 
     def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
         """Q(s, a) of the largest number of each action: (S, B, O), (S, B, A) -> (S, B)."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlreg import checks
-from rlreg.agent import AgentConfig, BatchAgent
+from rlreg.agent import AgentConfig
 from rlreg.buffers import Batch, DatasetBuffer
 from rlreg.config import TrainConfig
 from rlreg.errors import require
@@ -35,6 +35,7 @@ from rlreg.objectives import (
     td_target,
 )
 from rlreg.optim import Adam, gradients
+from rlreg.q_learning import QAgent
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.training.offline import OfflineTraining
@@ -86,7 +87,7 @@ class IQLConfig(AgentConfig):
         checks.one_of(self, "agent", "initialization", *INITIALIZATIONS)
 
 
-class IQL(BatchAgent):
+class IQL(QAgent):
     """S independent IQL learners. All observations that come in are raw."""
 
     Config = IQLConfig
@@ -180,9 +181,7 @@ class IQL(BatchAgent):
             target = td_target(f.reward, f.terminated, next_value, f.discount)
         q = self.critic.value(params, f.feature)
         td_loss = ensemble_td_loss(q, target)
-        penalty, metrics = self.regularizer.loss(f, self.constants)
-        losses = {"train/critic_loss": td_loss, "train/q": q.mean(dim=(1, 2)), "regularizer/loss": penalty}
-        return td_loss + penalty, {name: value.detach() for name, value in (losses | metrics).items()}
+        return self.with_penalty(td_loss, q, f)
 
     def critic_features(self, params: Params, batch: Batch) -> CriticFeatures:
         """phi at (s, a), and at (s', a') with a' the policy's mean, which IQL itself has no use for."""
@@ -192,16 +191,9 @@ class IQL(BatchAgent):
                 next_action = self.actor(self.actor_params, batch.next_obs)
             return self.critic.features(critic_params, batch.next_obs, next_action)
 
-        return CriticFeatures(
-            params=params,
-            feature=self.critic.features(params, batch.obs, batch.action),
-            next_feature_target=lambda: next_feature(self.critic_target),
-            next_feature_online=lambda: next_feature(params),
-            features_by=lambda other: self.critic.features(other, batch.obs, batch.action),
-            head_weight=self.critic.head_weight(params),
-            reward=self.reward_scale[:, None] * batch.reward,
-            terminated=batch.terminated,
-            discount=self.config.discount,
+        scaled = batch._replace(reward=self.reward_scale[:, None] * batch.reward)
+        return self.features(
+            params, scaled, batch.action, lambda: next_feature(self.critic_target), lambda: next_feature(params)
         )
 
     def update(self, batch: Batch, step: Tensor) -> Metrics:
@@ -229,10 +221,6 @@ class IQL(BatchAgent):
         return clipped_double_q(self.critic(self.critic_target, obs, action))
 
     # ------------------------------------------------------------- measuring
-
-    @property
-    def discount(self) -> float:
-        return self.config.discount
 
     def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
         """min_i Q_i(s, a) in units of the data's own rewards: (S, B, O), (S, B, A) -> (S, B)."""

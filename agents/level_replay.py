@@ -127,7 +127,7 @@ class Curriculum(CurriculumAgent):
         return play(self.student, self.worlds, maps, schedule, self.rng, stream, self.cycles, repeat)
 
     def play_each(self, levels: Tensor, stream: str) -> Rollout:
-        """A rollout in new levels (S, N, *level), one a world."""
+        """A rollout in new levels (S, N, *level), one per world."""
         self.new_levels = levels
         index = torch.arange(self.num_envs, device=self.device).expand(len(self.seeds), -1)
         return self.play(levels.flatten(2), index, stream)
@@ -161,7 +161,7 @@ class Curriculum(CurriculumAgent):
         return rollout
 
     def evaluate_candidates(self, levels: Tensor) -> None:
-        """Play new levels (S, N, *level), one a world, without learning, and offer them to the buffer."""
+        """Play new levels (S, N, *level), one per world, without learning, and offer them to the buffer."""
         rollout = self.play_each(levels, "audition")
         inserted = self.buffer.insert(levels.flatten(2), self.scores(rollout), self.eta)
         self.last["levels/inserted"] = inserted.float().mean(dim=1)
@@ -244,7 +244,7 @@ class RobustPLR(Curriculum):
         require(not self.config.levels.solved_only, "agent.levels.solved_only", "true", valid)
         super().setup(space, num_updates)
         self.proposed = torch.zeros((), dtype=torch.int64)
-        """Levels offered to the buffer so far, a seed."""
+        """Levels offered to the buffer so far, per seed."""
         self.coin = Rng([0])
 
     def cycle_after_warm_up(self) -> Metrics | None:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rlreg import checks
-from rlreg.agent import AgentConfig, BatchAgent
-from rlreg.buffers import Batch, NStepBatch
+from rlreg.agent import AgentConfig
+from rlreg.buffers import Batch
 from rlreg.networks import MLP, Critic, Params, detached, polyak_
 from rlreg.objectives import clipped_double_q, ensemble_td_loss, squashed_gaussian, td_target
 from rlreg.optim import Adam, gradients
+from rlreg.q_learning import QAgent, Successor
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.training.online import OnlineTraining
@@ -68,19 +69,8 @@ class SACConfig(AgentConfig):
         checks.one_of(self, "agent", "precision", "float32", "bfloat16")
 
 
-class Successor(NamedTuple):
-    """What policy and target critics make of a batch's s'. No gradient."""
-
-    action: Tensor
-    """a' ~ pi(s'), (S, B, A)."""
-    feature: Tensor
-    """phi'(s', a'), (S, E, B, H)."""
-    td_target: Tensor
-    """y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a' | s')), (S, B)."""
-
-
-class SAC(BatchAgent):
-    """S independent SAC learners."""
+class SAC(QAgent):
+    """S independent SAC learners. Their Q counts the entropy bonus of the steps to come."""
 
     Config = SACConfig
     Training = OnlineTraining
@@ -137,16 +127,15 @@ class SAC(BatchAgent):
 
     @torch.no_grad()
     def successor(self, batch: Batch, temperature: Tensor, noise: Tensor) -> Successor:
-        """A draw of a', its features and the TD target; `temperature` is alpha, (S, 1)."""
+        """a' ~ pi(s'), phi'(s', a') and y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a' | s')).
+
+        `temperature` is alpha, (S, 1).
+        """
         action, log_prob = self.policy(self.actor_params, batch.next_obs, noise)
         feature = self.critic.features(self.critic_target, batch.next_obs, action)
         value = clipped_double_q(self.critic.value(self.critic_target, feature).float()) - temperature * log_prob
         target = td_target(batch.reward, batch.terminated, value, self.discount_of(batch))
         return Successor(action, feature, target)
-
-    def discount_of(self, batch: Batch | NStepBatch) -> float | Tensor:
-        """What the value of s' counts: gamma, or gamma^k (S, B) where rewards are of k steps."""
-        return batch.discount if isinstance(batch, NStepBatch) else self.config.discount
 
     def critic_features(self, params: Params, batch: Batch, successor: Successor | None = None) -> CriticFeatures:
         """phi at (s, a) and at (s', a'); without a `successor`, a' is the policy's mean."""
@@ -154,30 +143,19 @@ class SAC(BatchAgent):
         def next_feature(critic_params: Params) -> Tensor:
             with torch.no_grad():
                 action = self.act(batch.next_obs) if successor is None else successor.action
-            return self.critic.features(critic_params, batch.next_obs, action).float()
+            return self.critic.features(critic_params, batch.next_obs, action)
 
-        return CriticFeatures(
-            params=params,
-            feature=self.critic.features(params, batch.obs, batch.action).float(),
-            next_feature_target=lambda: (
-                next_feature(self.critic_target).detach() if successor is None else successor.feature.float()
-            ),
-            next_feature_online=lambda: next_feature(params),
-            features_by=lambda other: self.critic.features(other, batch.obs, batch.action).float(),
-            head_weight=self.critic.head_weight(params),
-            reward=batch.reward,
-            terminated=batch.terminated,
-            discount=self.discount_of(batch),
-        )
+        def next_target() -> Tensor:
+            return next_feature(self.critic_target).detach() if successor is None else successor.feature
+
+        return self.features(params, batch, batch.action, next_target, lambda: next_feature(params))
 
     def critic_loss(self, params: Params, batch: Batch, successor: Successor) -> tuple[Tensor, Metrics]:
         """Half the mean squared TD error of each critic, plus the regulariser: (S,)."""
         f = self.critic_features(params, batch, successor)
         q = self.critic.value(params, f.feature).float()
         td_loss = 0.5 * ensemble_td_loss(q, successor.td_target)
-        penalty, metrics = self.regularizer.loss(f, self.constants)
-        losses = {"train/critic_loss": td_loss, "train/q": q.mean(dim=(1, 2)), "regularizer/loss": penalty}
-        return td_loss + penalty, {name: value.detach() for name, value in (losses | metrics).items()}
+        return self.with_penalty(td_loss, q, f)
 
     def actor_loss(self, params: Params, batch: Batch, temperature: Tensor, noise: Tensor) -> tuple[Tensor, Metrics]:
         """mean (alpha log pi(a | s) - min_i Q_i(s, a)), with a ~ pi(s): (S,)."""
@@ -212,16 +190,6 @@ class SAC(BatchAgent):
         self.actor_optimizer.step(self.actor_params, grads, losses, self.alive)
         polyak_(self.critic_target, self.critic_params, self.config.tau)
         return metrics | more
-
-    # ------------------------------------------------------------- measuring
-
-    @property
-    def discount(self) -> float:
-        return self.config.discount
-
-    def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
-        """min_i Q_i(s, a), which counts the entropy bonus of the steps to come: (S, B, O), (S, B, A) -> (S, B)."""
-        return clipped_double_q(self.critic(self.critic_params, obs, action))
 
     # ----------------------------------------------------------------- state
 

@@ -21,12 +21,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlreg import checks
-from rlreg.agent import Agent, AgentConfig
+from rlreg.agent import AgentConfig
 from rlreg.checkpoint import copy_into, flatten
 from rlreg.config import TrainConfig
 from rlreg.errors import UserError, unknown
 from rlreg.regularizers import Regularizer
-from rlreg.sb3 import Models, Spaces, action_noise, model_state, off_policy_settings
+from rlreg.sb3 import SB3Agent, Spaces, action_noise, model_state, off_policy_settings
 from rlreg.training.sb3_baselines import SB3Training
 
 ALGORITHMS = ("DDPG", "PPO", "SAC", "TD3")
@@ -64,7 +64,7 @@ class SB3Config(AgentConfig):
                 raise unknown("key", f"agent.settings.{key}", [f"agent.settings.{name}" for name in valid])
 
 
-class SB3(Models, Agent):
+class SB3(SB3Agent):
     """S models of one of SB3's algorithms, for evaluation, checkpoints and export."""
 
     Config = SB3Config

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rlreg import checks
-from rlreg.agent import AgentConfig, BatchAgent
-from rlreg.buffers import Batch, NStepBatch
+from rlreg.agent import AgentConfig
+from rlreg.buffers import Batch
 from rlreg.networks import (
     Actor,
     Critic,
@@ -29,6 +29,7 @@ from rlreg.networks import (
 )
 from rlreg.objectives import clipped_double_q, ensemble_td_loss, smoothed_action, td_target
 from rlreg.optim import Adam, gradients
+from rlreg.q_learning import QAgent, Successor
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.training.online import OnlineTraining
@@ -78,18 +79,7 @@ class TD3Config(AgentConfig):
         checks.one_of(self, "agent", "precision", "float32", "bfloat16")
 
 
-class Successor(NamedTuple):
-    """What the target networks make of a batch's s'. No gradient."""
-
-    action: Tensor
-    """a' = mu'(s') + clipped noise, (S, B, A)."""
-    feature: Tensor
-    """phi'(s', a'), (S, E, B, H)."""
-    td_target: Tensor
-    """y = r + gamma (1 - d) min_i Q'_i(s', a'), (S, B)."""
-
-
-class TD3(BatchAgent):
+class TD3(QAgent):
     """S independent TD3 learners."""
 
     Config = TD3Config
@@ -144,7 +134,10 @@ class TD3(BatchAgent):
 
     @torch.no_grad()
     def successor(self, batch: Batch, step: Tensor | int = 0) -> Successor:
-        """The target action, its features and the TD target; update `step` draws the noise."""
+        """a' = mu'(s') + clipped noise, phi'(s', a') and y = r + gamma (1 - d) min_i Q'_i(s', a').
+
+        The noise is that of update `step`.
+        """
         c = self.config
         action = self.actor(self.actor_target, batch.next_obs)
         if c.target_noise > 0:
@@ -155,35 +148,22 @@ class TD3(BatchAgent):
         target = td_target(batch.reward, batch.terminated, next_value, self.discount_of(batch))
         return Successor(action, feature, target)
 
-    def discount_of(self, batch: Batch | NStepBatch) -> float | Tensor:
-        """What the value of s' counts: gamma, or gamma^k (S, B) where rewards are of k steps."""
-        return batch.discount if isinstance(batch, NStepBatch) else self.config.discount
-
     def critic_features(self, params: Params, batch: Batch, successor: Successor | None = None) -> CriticFeatures:
         """phi at (s, a) and at (s', a'), for the TD loss and the regularisers."""
         successor = successor or self.successor(batch)
-        return CriticFeatures(
-            params=params,
-            feature=self.critic.features(params, batch.obs, batch.action).float(),
-            next_feature_target=lambda: successor.feature.float(),
-            next_feature_online=lambda: self.critic.features(
-                params, batch.next_obs, self.actor(detached(self.actor_params), batch.next_obs)
-            ).float(),
-            features_by=lambda other: self.critic.features(other, batch.obs, batch.action).float(),
-            head_weight=self.critic.head_weight(params),
-            reward=batch.reward,
-            terminated=batch.terminated,
-            discount=self.discount_of(batch),
-        )
+
+        def next_online() -> Tensor:
+            action = self.actor(detached(self.actor_params), batch.next_obs)
+            return self.critic.features(params, batch.next_obs, action)
+
+        return self.features(params, batch, batch.action, lambda: successor.feature, next_online)
 
     def critic_loss(self, params: Params, batch: Batch, successor: Successor) -> tuple[Tensor, Metrics]:
         """Mean squared TD error of each critic plus the regulariser: (S,)."""
         f = self.critic_features(params, batch, successor)
         q = self.critic.value(params, f.feature).float()
         td_loss = ensemble_td_loss(q, successor.td_target)
-        penalty, metrics = self.regularizer.loss(f, self.constants)
-        losses = {"train/critic_loss": td_loss, "train/q": q.mean(dim=(1, 2)), "regularizer/loss": penalty}
-        return td_loss + penalty, {name: value.detach() for name, value in (losses | metrics).items()}
+        return self.with_penalty(td_loss, q, f)
 
     def actor_loss(self, params: Params, batch: Batch) -> tuple[Tensor, Metrics]:
         """Deterministic policy gradient, -mean Q_1(s, mu(s)): (S,)."""
@@ -217,16 +197,6 @@ class TD3(BatchAgent):
     def move_targets(self) -> None:
         polyak_(self.critic_target, self.critic_params, self.config.tau)
         polyak_(self.actor_target, self.actor_params, self.config.tau)
-
-    # ------------------------------------------------------------- measuring
-
-    @property
-    def discount(self) -> float:
-        return self.config.discount
-
-    def q_value(self, obs: Tensor, action: Tensor) -> Tensor:
-        """min_i Q_i(s, a), the value the TD target trusts: (S, B, O), (S, B, A) -> (S, B)."""
-        return clipped_double_q(self.critic(self.critic_params, obs, action))
 
     # ----------------------------------------------------------------- state
 

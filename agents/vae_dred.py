@@ -46,7 +46,7 @@ class VAEDREDConfig(CurriculumConfig):
     _target_: str = "agents.vae_dred.VAEDRED"
     name: str = "vae_dred"
     pairs: int = 6
-    """Pairs of dataset levels a cycle, drawn uniformly and without replacement."""
+    """Pairs of dataset levels per cycle, drawn uniformly and without replacement."""
     interpolations: int = 6
     """New levels a pair, evenly spaced between its two, which are the first and the last."""
     model: LevelModelConfig = field(default_factory=LevelModelConfig)

@@ -94,10 +94,10 @@ class Timed:
 
 
 def table(contestants: list[Timed], products: MatrixProducts) -> str:
-    """Markdown: a row a part, a column a number of seeds."""
+    """Markdown: a row per part, a column a number of seeds."""
     median = [{name: statistics.median(c.seconds[name]) for name in PARTS} for c in contestants]
     totals = [sum(times.values()) for times in median]
-    lines = ["| ms a cycle | " + " | ".join(f"S = {c.num_seeds} | share" for c in contestants) + " |"]
+    lines = ["| ms per cycle | " + " | ".join(f"S = {c.num_seeds} | share" for c in contestants) + " |"]
     lines.append("|---|" + "--:|--:|" * len(contestants))
     for name in PARTS:
         cells = (f"{t[name] * 1e3:.1f} | {t[name] / total:.0%}" for t, total in zip(median, totals, strict=True))

@@ -115,7 +115,7 @@ def main() -> None:
     machine = provenance()
     print(f"\n{args.agent} on {args.env}, seeds={args.seeds}; {machine['cpu']}, {machine['threads']} threads,", end=" ")
     print(f"torch {machine['versions']['torch']}, commit {machine['commit']}\n")
-    print("| part | ms a step | share |\n|---|--:|--:|")
+    print("| part | ms per step | share |\n|---|--:|--:|")
     spent["the rest of the loop"] = whole - sum(spent.values())
     for part, ms in sorted(spent.items(), key=lambda item: -item[1]):
         print(f"| {part} | {ms:.3f} | {ms / whole:.1%} |")

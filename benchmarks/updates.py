@@ -127,7 +127,7 @@ def ours(agent: str, seeds: int, mode: str, device: str, precision: str = "float
 
 
 def contestant(name: str, label: str, learner: BatchAgent, memory: Any, mode: str, per_call: int = 1) -> Contestant:
-    """A learner of ours that updates from `memory`, `per_call` updates a call; `label` is what its mode is called."""
+    """A learner of ours that updates from `memory`, `per_call` updates per call; `label` is what its mode is called."""
     batch_size = learner.batch_size
 
     def update(number: torch.Tensor, variant: tuple[Hashable, ...]) -> dict[str, torch.Tensor]:

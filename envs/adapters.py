@@ -44,8 +44,6 @@ class ToGymnasium(gymnasium.vector.VectorEnv):
         Raises `UserError` for a seed where the worlds have theirs for good (`envs.gym_vector`).
         """
         if seed is not None:
-            if not hasattr(self.env, "reseed"):
-                raise UserError(f"reset(seed={seed}): the worlds were given seeds {list(self.env.seeds)} when made")
             self.env.reseed(world_seeds(seed, self.num_envs))
         return self._rows(self.env.reset()), {}
 

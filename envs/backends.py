@@ -38,12 +38,12 @@ def choose(
     fields: Callable[[], Sequence[str]] = tuple,
     batch_from: int = BATCH_FROM,
 ) -> str:
-    """'mujoco', 'warp' or `reference` (the original's own stepping), for `num_envs` worlds a seed.
+    """'mujoco', 'warp' or `reference` (the original's own stepping), for `num_envs` worlds per seed.
 
     `auto` depends on nothing but the arguments and on whether mujoco-warp is installed, so that a resumed run goes on
     as it began. Raises `UserError` for an unknown backend, one that is not installed, or one that does not have the
     task (`batched` says whether the task has a batched version; `fields()` are the model fields that it has per world).
-    From `batch_from` worlds a seed on `auto` batches them.
+    From `batch_from` worlds per seed on `auto` batches them.
     """
     valid = ("auto", "mujoco", "warp", reference)
     require(backend in valid, "env.backend", backend, ", ".join(valid[:-1]) + f" or {valid[-1]}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class VectorEnv(ABC):
     seeds: tuple[int, ...]
     """The S seeds. World n of a seed draws from a random stream keyed by (seed, n)."""
     num_envs: int
-    """N, the worlds a seed."""
+    """N, the worlds per seed."""
     obs_dim: int
     action_dim: int
     device: torch.device
@@ -47,6 +49,8 @@ class VectorEnv(ABC):
     """Steps after which an episode is truncated."""
     discrete_actions: bool = False
     """Whether only the place of the largest of an action's A numbers counts: the number of a discrete action."""
+    reseedable: bool = False
+    """Whether `reseed` works: where not, worlds keep the seeds that they were made with."""
     measures: tuple[str, ...] = ()
     """The figures that `measure` gives, by name; `rlreg.metrics` describes each."""
 
@@ -57,6 +61,10 @@ class VectorEnv(ABC):
     @abstractmethod
     def step(self, action: Tensor) -> Step:
         """Act once in every world."""
+
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Give each of the S * N worlds a seed of its own, which counts from the next `reset`. Raises `UserError`."""
+        raise UserError(f"reset(seed={list(seeds)}): the worlds were given seeds {list(self.seeds)} when made")
 
     def measure(self, agent: Policy) -> dict[str, Tensor]:
         """What only these worlds can say of an agent, (S,) each, such as how far its Q is from values they know."""

@@ -85,6 +85,8 @@ class BatchedEnv(VectorEnv):
 
     # ------------------------------------------------------------- episodes
 
+    reseedable = True
+
     def reseed(self, seeds: Sequence[int]) -> None:
         """Give every world a seed of its own, (W,): the next `reset` begins with its first episode, as of its world 0.
 

@@ -48,7 +48,7 @@ LAYOUTS: Mapping[str, str] = {
         ...........G
     """,
 }
-"""Free cells '.', walls '#' and one goal 'G', a line a row."""
+"""Free cells '.', walls '#' and one goal 'G', a line per row."""
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 """(rows, columns) of up, down, left, right. A move into a wall or off the grid leaves the agent where it is."""
 

@@ -171,7 +171,7 @@ PGS = "Humanoid"
 
 
 def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto") -> str:
-    """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
+    """What `make` steps `num_envs` worlds per seed with; see `envs.backends.choose`. Raises `UserError`."""
     from envs.mujoco_gym.settings import IDS  # here: worker processes, which import this module, load no torch
 
     chosen = choose(backend, REFERENCE, id in IDS, num_envs, device, batch_from=BATCH_FROM)

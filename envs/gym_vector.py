@@ -193,7 +193,7 @@ def _processes(workers: int | str, worlds: int) -> int:
 
 
 def _start(groups: Sequence[Callable[[], Group]], preload: str) -> AsyncVectorEnv:
-    """Gymnasium's worker processes, one a group. The groups restart their own episodes, hence no autoreset.
+    """Gymnasium's worker processes, one per group. The groups restart their own episodes, hence no autoreset.
 
     'forkserver': torch's threads must not be forked, and the server imports the simulator once for all.
     """

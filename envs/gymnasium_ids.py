@@ -95,6 +95,6 @@ def _vector(make: Callable[..., VectorEnv], name: str, num_envs: int, **settings
     from envs.adapters import ToGymnasium, world_seeds
 
     env = make(name, [0], num_envs, **settings)
-    if hasattr(env, "reseed"):
+    if env.reseedable:
         env.reseed(world_seeds(None, num_envs))
     return ToGymnasium(env)

@@ -10,11 +10,12 @@ from omegaconf import MISSING
 
 from envs.cave.level_set_tool import LevelSetOptions
 from envs.d4rl import dataset_names
+from envs.d4rl.settings import CollectConfig, MixtureConfig
 from envs.dmc import task_names
 from envs.gridworld import LAYOUTS
 from envs.gym import gym_ids
 from envs.mujoco_gym.settings import IDS, settings
-from rlreg.errors import require
+from rlreg import checks
 
 
 @dataclass(kw_only=True)
@@ -30,17 +31,15 @@ class BatchConfig:
     """With backend=warp: mujoco_warp takes sums and orders contacts in a fixed order, at a price. On an H100 two runs
     still differed in their last digits after some steps (results/speed/gpu.md): closer, and no promise."""
     nconmax: int | None = None
-    """With backend=warp: room for contacts, a world; by default mujoco_warp's own guess."""
+    """With backend=warp: room for contacts per world; by default mujoco_warp's own guess."""
     njmax: int | None = None
-    """With backend=warp: room for constraints, a world; by default a guess by the joints. A run says where it is too
+    """With backend=warp: room for constraints per world; by default a guess by the joints. A run says where it is too
     little, as for contacts."""
     workers: Any = "auto"
     """Threads of batched worlds, or processes of others: 0 stays in this one, auto starts as many as pay."""
 
     def __post_init__(self) -> None:
-        for name in ("nconmax", "njmax"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"env.{name}", value, "a whole number >= 1, or null")
+        checks.whole_or_null(self, "env", "nconmax", "njmax")
 
 
 @dataclass(kw_only=True)
@@ -56,7 +55,7 @@ class DMCConfig(BatchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.action_repeat >= 1, "env.action_repeat", self.action_repeat, "a whole number >= 1")
+        checks.whole(self, "env", "action_repeat")
 
 
 @dataclass(kw_only=True)
@@ -75,8 +74,7 @@ class GymConfig(BatchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        value = self.max_episode_steps
-        require(value is None or value >= 1, "env.max_episode_steps", value, "a whole number >= 1, or null")
+        checks.whole_or_null(self, "env", "max_episode_steps")
 
 
 def _settings_schema(id: str) -> Any:
@@ -134,9 +132,7 @@ class CaveConfig:
     """Steps after which an episode is cut; by default 250 for levels of 15 x 15, 2250 for 45 x 45."""
 
     def __post_init__(self) -> None:
-        for name in ("count", "evaluate_count", "max_episode_steps"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"env.{name}", value, "a whole number >= 1, or null")
+        checks.whole_or_null(self, "env", "count", "evaluate_count", "max_episode_steps")
 
 
 @dataclass
@@ -152,8 +148,8 @@ class GridConfig:
     """Steps after which an episode is cut."""
 
     def __post_init__(self) -> None:
-        require(self.layout in LAYOUTS, "env.layout", self.layout, ", ".join(LAYOUTS))
-        require(self.max_episode_steps >= 1, "env.max_episode_steps", self.max_episode_steps, "a whole number >= 1")
+        checks.one_of(self, "env", "layout", *LAYOUTS)
+        checks.whole(self, "env", "max_episode_steps")
 
 
 def register_schemas() -> None:
@@ -173,3 +169,5 @@ def register_schemas() -> None:
     store.store(group="env", name="cave_escape", package="env", node=CaveConfig())
     store.store(group="env", name="gridworld", package="env", node=GridConfig())
     store.store(group="level_set", name="cave_escape", package="level_set", node=LevelSetOptions)
+    store.store(group="collect", name="d4rl", package="collect", node=CollectConfig)
+    store.store(group="mixture", name="mixture_schema", node=MixtureConfig)

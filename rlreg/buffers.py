@@ -16,7 +16,7 @@ from rlreg.rng import Rng
 
 
 class Batch(NamedTuple):
-    """B transitions a seed."""
+    """B transitions per seed."""
 
     obs: Tensor
     """(S, B, O)."""
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 
 class NStepBatch(NamedTuple):
-    """B transitions a seed over several steps: a `Batch`, and how many steps each is of."""
+    """B transitions per seed over several steps: a `Batch`, and how many steps each is of."""
 
     obs: Tensor
     action: Tensor
@@ -78,7 +78,7 @@ class Replay:
         self.rows = torch.empty(len(seeds), capacity, sum(self.widths), device=device)
         self.rng = Rng(seeds, device)
         self.inserted = 0
-        """Rows ever inserted, a seed; row i lies in slot i % capacity."""
+        """Rows ever inserted, per seed; row i lies in slot i % capacity."""
         self.size = torch.zeros((), dtype=torch.int64, device=device)
         """min(inserted, capacity) on the device, where a compiled update reads it."""
         self.end = torch.zeros((), dtype=torch.int64, device=device)
@@ -96,7 +96,7 @@ class Replay:
         left_out: Tensor | None = None,
         truncated: Tensor | None = None,
     ) -> None:
-        """Insert N transitions a seed: obs (S, N, O), action (S, N, A), reward, terminated and truncated (S, N).
+        """Insert N transitions per seed: obs (S, N, O), action (S, N, A), reward, terminated and truncated (S, N).
 
         Those of `left_out` (S, N) bool are not stored; the seed's transition before stands in their place once more, as
         all seeds and worlds keep in step. So a row that equals the one before it is no transition of its own.

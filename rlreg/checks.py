@@ -19,6 +19,13 @@ def whole(settings: Any, group: str, *names: str, least: int = 1) -> None:
         require(_is(value, Integral) and value >= least, f"{group}.{name}", value, f"a whole number >= {least}")
 
 
+def whole_or_null(settings: Any, group: str, *names: str) -> None:
+    """Whole numbers, 1 or more, or nothing at all."""
+    for name, value in _values(settings, names):
+        good = value is None or (_is(value, Integral) and value >= 1)
+        require(good, f"{group}.{name}", value, "a whole number >= 1, or null")
+
+
 def positive(settings: Any, group: str, *names: str) -> None:
     """Numbers above 0."""
     for name, value in _values(settings, names):

@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import MISSING, DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rlreg.checks import multiple_of, not_negative, positive, random_seed, whole, within
+from rlreg.checks import multiple_of, not_negative, positive, whole, whole_or_null, within
 from rlreg.errors import UserError, require, unknown
 from rlreg.files import explain_os_error
 from rlreg.old_names import renamed
@@ -26,10 +26,9 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 @dataclass
 class TrainConfig:
-    """The training loop. Steps are environment steps a seed, over all of its worlds.
+    """The training loop. Steps are environment steps per seed, over all of its worlds; from a dataset they are updates.
 
-    Offline, from a dataset, they are updates, and `warmup_steps`, `updates_per_step`, `num_envs`,
-    `buffer_capacity` and `keep_replay` mean nothing.
+    A loop names in its `unused` which of these mean nothing to it: they are not described there, and refused if given.
     """
 
     total_steps: int = 1_000_000
@@ -50,7 +49,7 @@ class TrainConfig:
     """Exploration noise of a seed's first world, as a share of the agent's; the last has all of it, those between in
     even steps."""
     buffer_capacity: int = 1_000_000
-    """Transitions kept, a seed."""
+    """Transitions kept per seed."""
     log_every: int = 1_000
     """Steps between TensorBoard points of the losses."""
     checkpoint_every: int = 10_000
@@ -65,14 +64,13 @@ class TrainConfig:
     video_every: int = 0
     """Steps between films of the first seed, for TensorBoard and in the run's `videos`; 0 for none."""
     keep_replay: bool = False
-    """Keep the replay memory on disk after the run's end (up to some 600 MB a seed)."""
+    """Keep the replay memory on disk after the run's end (up to some 600 MB per seed)."""
 
     def __post_init__(self) -> None:
         whole(self, "train", "total_steps", "updates_per_step", "updates_per_call", "num_envs", "log_every")
         whole(self, "train", "checkpoint_every", "keep_checkpoints", "n_step")
         whole(self, "train", "warmup_steps", least=0)
-        per = self.updates_per_iteration
-        require(per is None or per >= 1, "train.updates_per_iteration", per, "a whole number >= 1, or null")
+        whole_or_null(self, "train", "updates_per_iteration")
         within(self, "train", "least_noise", "max_bad_share", interval="[0, 1]")
         require(
             self.buffer_capacity >= self.num_envs,
@@ -200,72 +198,6 @@ class TableConfig:
 
 
 @dataclass
-class CollectConfig:
-    """A dataset in D4RL's format, made from a run as D4RL's were (mode=collect)."""
-
-    _target_: str = MISSING
-    """What makes it of the whole configuration."""
-    kind: str = "medium"
-    """random, medium, expert, medium-expert, medium-replay or full-replay."""
-    steps: int = 1_000_000
-    """Rows that a policy gathers; medium-expert has as many of each. A replay memory is taken as it is."""
-    fraction: float = 1 / 3
-    """How far medium is on the way from the untrained policy's evaluated return to the expert's."""
-    noise: float = 0.0
-    """Standard deviation of Gaussian noise on the actions of medium and expert, which else are deterministic."""
-    seed: int | None = None
-    """Which of the run's seeds; its first where empty."""
-    worlds: int = 10
-    """Episodes gathered side by side; the last of each is cut off where the rows are full."""
-    extras: bool = True
-    """Store `next_observations` too, and `infos/qpos` and `infos/qvel` where the simulator has them."""
-
-    def __post_init__(self) -> None:
-        whole(self, "collect", "steps", "worlds")
-        within(self, "collect", "fraction", interval="(0, 1)")
-        not_negative(self, "collect", "noise")
-
-
-@dataclass
-class SourceConfig:
-    """One part of a mixture."""
-
-    dataset: str = MISSING
-    """A name of D4RL, for the task and for where its file is looked for."""
-    path: str | None = None
-    """A file, or a folder of files named as D4RL's, instead."""
-    count: int | None = None
-    """Rows to take; all where neither this nor `fraction` is given."""
-    fraction: float | None = None
-    """Rows to take, as a share of this source's."""
-    clip_actions: bool = False
-    """Clip actions beyond [-1, 1] instead of refusing them."""
-
-    def __post_init__(self) -> None:
-        require(self.count is None or self.fraction is None, "count", self.count, "either count or fraction, not both")
-        require(self.count is None or self.count >= 1, "count", self.count, "a whole number >= 1")
-        require(self.fraction is None or 0 < self.fraction <= 1, "fraction", self.fraction, "a number in (0, 1]")
-
-
-@dataclass
-class MixtureConfig:
-    """Whole episodes of some datasets, drawn at random, in one file (mode=collect)."""
-
-    name: str = MISSING
-    sources: list[SourceConfig] = field(default_factory=list)
-    seed: int = 0
-    """Of the draw."""
-    task: str = "hopper"
-    """For the sources' names."""
-    folder: str | None = None
-    """For the sources' paths."""
-
-    def __post_init__(self) -> None:
-        require(bool(self.sources), "mixture.sources", [], "at least one")
-        random_seed(self, "mixture", "seed")
-
-
-@dataclass
 class LauncherConfig:
     """How the runs of a table are started."""
 
@@ -322,13 +254,15 @@ class Config:
     """mode=table: list the runs, their commands, what is done and the time left, and start none."""
     runs: Any = None
     """For mode=report: folders of runs, or folders that hold some; a pattern such as `runs/dmc/*/beer*`, or a list."""
-    collect: CollectConfig = field(default_factory=CollectConfig)
-    mixture: MixtureConfig | None = None
+    collect: Any = MISSING
+    """What mode=collect makes of a run: see its schema beside what does it."""
+    mixture: Any = None
+    """The datasets that mode=collect draws from instead."""
     out: str | None = None
     """The file that mode=collect writes, or the folder for the films of mode=video (by default the run's `videos`) or
     for the files of mode=report (by default `<runs_root>/report`)."""
     episodes: int = 1
-    """Episodes that mode=video films, a seed."""
+    """Episodes that mode=video films per seed."""
     level_set: Any = MISSING
     """What mode=level_set builds, shows or generates: see its schema beside what does it."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
@@ -425,7 +359,7 @@ def _explain_key(error: BaseException, cause: BaseException) -> str | None:
     message = str(cause).strip().splitlines()[0]
     message = message.replace(*NO_LIST)
     lacking = re.match(r"Key '([^']+)' not in", message)
-    if key and lacking and key.rpartition(".")[2] != lacking.group(1):  # of a list's element
+    if key and lacking and lacking.group(1) not in key.split("."):  # of a list's element
         key = f"{key}.{lacking.group(1)}"
     if "not in" not in message or not key:
         return f"{key}: {message}" if key and message else None

@@ -13,20 +13,25 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlreg.build import locate
+from rlreg.typed import unused_settings
 
 NOT_TOLD = ("_target_", "name")
 WIDTH = 100
 
 
 def describe(cfg: DictConfig, sections: tuple[str, ...]) -> str:
-    """The settings of a composition, section by section: value, what it means, and the schema's default if another."""
+    """The settings of a composition, section by section: value, what it means, and the schema's default if another.
+
+    Those of `train` that the agent's loop does not look at are left out.
+    """
+    unused = unused_settings(cfg)
     lines: list[str] = []
     for name in sections:
         node = cfg if name == "" else cfg.get(name)
         if not isinstance(node, DictConfig):
             continue
         lines += ["", f"== {name or 'the runner'}" + (f": {said}" if (said := _about(name, node)) else "")]
-        lines += _settings(node, f"{name}." if name else "", nested=bool(name))
+        lines += _settings(node, f"{name}." if name else "", unused, nested=bool(name))
     return "\n".join(lines).strip() + "\n"
 
 
@@ -41,16 +46,16 @@ def _about(name: str, node: DictConfig) -> str:
     return f"{node.get('name') or target}. {sentence}"
 
 
-def _settings(node: DictConfig, prefix: str, nested: bool) -> Iterator[str]:
+def _settings(node: DictConfig, prefix: str, unused: set[str], nested: bool) -> Iterator[str]:
     schema = OmegaConf.get_type(node)
     docs, defaults = (field_docs(schema), _defaults(schema)) if is_dataclass(schema) else ({}, {})
     for key in node:
-        if key in NOT_TOLD or OmegaConf.is_missing(node, key):
+        if key in NOT_TOLD or f"{prefix}{key}" in unused or OmegaConf.is_missing(node, key):
             continue
         value = node[key]
         if isinstance(value, DictConfig):
             if nested:
-                yield from _settings(value, f"{prefix}{key}.", nested)
+                yield from _settings(value, f"{prefix}{key}.", unused, nested)
             continue
         shown = f"{prefix}{key}={OmegaConf.to_container(value) if OmegaConf.is_list(value) else value}"
         plain = OmegaConf.to_container(value) if OmegaConf.is_list(value) else value

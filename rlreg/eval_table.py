@@ -14,7 +14,7 @@ from rlreg.files import read_text, write_atomic
 
 
 class EvalTable:
-    """`eval.csv`: one row a seed and evaluation, without clock times, so that equal runs give equal files."""
+    """`eval.csv`: one row per seed and evaluation, without clock times, so that equal runs give equal files."""
 
     def __init__(
         self,

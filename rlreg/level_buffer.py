@@ -3,7 +3,7 @@
 Garcin et al., "DRED: Zero-shot transfer in reinforcement learning via data-regularised environment design", ICML
 2024; the baselines are PLR (Jiang et al. 2021), robust PLR (Jiang et al. 2021) and ACCEL (Parker-Holder et al. 2022).
 A level is a row of bytes, whatever it means. Every seed has a buffer of its own, and nothing waits for the host.
-Shapes: S seeds, K slots, D bytes a level, N worlds, T steps of a rollout, M episodes or candidates.
+Shapes: S seeds, K slots, D bytes per level, N worlds, T steps of a rollout, M episodes or candidates.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlreg import checks
 from rlreg.errors import require
 from rlreg.rng import Rng
 
@@ -40,10 +41,10 @@ class Priority:
 
     def check(self, name: str, scores: Sequence[str]) -> None:
         """Raises `UserError` with the field's full name."""
-        for key, valid in (("score", scores), ("transform", TRANSFORMS), ("support", SUPPORTS)):
-            value = getattr(self, key)
-            require(value in valid, f"{name}.{key}", value, " or ".join(valid))
-        require(self.temperature > 0, f"{name}.temperature", self.temperature, "a number > 0")
+        checks.one_of(self, name, "score", *scores)
+        checks.one_of(self, name, "transform", *TRANSFORMS)
+        checks.one_of(self, name, "support", *SUPPORTS)
+        checks.positive(self, name, "temperature")
 
 
 @dataclass
@@ -64,13 +65,12 @@ class LevelBufferConfig:
     """A level enters only if its grounded_value_l1 is > 0 (DRED, EL-DRED), that is once the agent has solved it."""
 
     def __post_init__(self) -> None:
-        require(self.capacity >= 1, "agent.levels.capacity", self.capacity, "a whole number >= 1")
-        number = self.dataset_levels
-        require(number >= 0, "agent.levels.dataset_levels", number, "a whole number >= 0")
-        require(0 <= self.rho <= 1, "agent.levels.rho", self.rho, "a number in [0, 1]")
-        for name in ("primary", "secondary", "staleness"):
-            priority = getattr(self, name)
-            if priority is None and name == "secondary":
+        checks.whole(self, "agent.levels", "capacity")
+        checks.whole(self, "agent.levels", "dataset_levels", least=0)
+        checks.within(self, "agent.levels", "rho", interval="[0, 1]")
+        terms = {"primary": self.primary, "secondary": self.secondary, "staleness": self.staleness}
+        for name, priority in terms.items():
+            if priority is None:
                 continue
             priority.check(f"agent.levels.{name}", ("staleness",) if name == "staleness" else SCORES)
             require(

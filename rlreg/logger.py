@@ -1,4 +1,4 @@
-"""TensorBoard: one event stream a run, Stable-Baselines3's tags, a dashboard for each kind of loop, HParams.
+"""TensorBoard: one event stream per run, Stable-Baselines3's tags, a dashboard for each kind of loop, HParams.
 
 TensorBoard shows nothing of its own accord once there are more than 40 streams: so a run has one, whatever the number
 of its seeds. A quantity's tag holds the mean over the seeds; those of the dashboard have a band as well, under

@@ -172,14 +172,8 @@ def read_config(path: Path) -> DictConfig | None:
         return None
 
 
-def place(cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> Path:
-    """The folder of a configuration's run: the one that has it, under whatever name, or else a new one's."""
-    found = existing(cfg)  # before a new name is made up, for which the defaults are composed, 0.1 s
-    return found or Path(cfg.runs_root) / cfg.env.name / folder_name(cfg, choices)
-
-
 def existing(cfg: DictConfig) -> Path | None:
-    """The folder that has a configuration's run; None where none does.
+    """The folder that has a configuration's run, under whatever name; None where none does.
 
     Where several have it, as earlier versions gave runs of each length a folder, it is the one of the length asked
     for, or else the longest of the shorter ones, which can be extended.
@@ -201,6 +195,11 @@ def _kept(path: Path, _changed: int) -> tuple[DictConfig | None, dict[str, Any]]
     """
     there = read_config(path)
     return there, with_old_names(identity(there)) if there is not None else {}
+
+
+def new_folder(cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> Path:
+    """The folder of a configuration whose run is nowhere. Its name takes the defaults' composition, 0.1 s."""
+    return Path(cfg.runs_root) / cfg.env.name / folder_name(cfg, choices)
 
 
 def latest(root: Path) -> Path:

@@ -35,23 +35,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     *lead, fan_in, fan_out = weight.shape
     stack = math.prod(lead)
     batch = x.shape[-2]
-    if stack == 1:  # one plain product: a batched product over one matrix is many times slower on some CPUs
+    if stack == 1:  # one plain product: a batched one over one matrix is many times slower on some CPUs, 1x on others
         x, weight, bias = x.reshape(batch, fan_in), weight.reshape(fan_in, fan_out), bias.reshape(1, fan_out)
-        with_bias = torch.addmm
     else:
         x = x.expand(*lead, batch, fan_in).reshape(stack, batch, fan_in)
         weight, bias = weight.reshape(stack, fan_in, fan_out), bias.reshape(stack, 1, fan_out)
-        with_bias = torch.baddbmm
-    # Narrow layers transposed: long rows instead of many short ones are up to four times as fast, and so is the
-    # gradient of their weights.
     narrow = 1 < fan_out <= NARROW and x.device.type == "cpu"
-    if narrow:
-        bias, x, weight = bias.mT, weight.mT, x.mT
-    # Compiled, the sum becomes part of the ReLU after it; addmm would first copy the bias to every row.
-    out = x @ weight + bias if torch.compiler.is_compiling() else with_bias(bias, x, weight)
-    if narrow:
-        out = out.mT.contiguous()  # who calls may `view` what a layer gives
-    return out.reshape(*lead, batch, fan_out)
+    product = _transposed_product if narrow else _product
+    return product(x, weight, bias).reshape(*lead, batch, fan_out)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`x @ weight + bias` of one matrix or of a stack."""
+    if torch.compiler.is_compiling():  # the sum becomes part of the ReLU; addmm would copy the bias to every row first
+        return x @ weight + bias
+    return torch.addmm(bias, x, weight) if x.dim() == 2 else torch.baddbmm(bias, x, weight)
+
+
+def _transposed_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`_product` as `(weight^T x^T + bias^T)^T`, for few outputs: a few long rows instead of many short ones.
+
+    Worth: up to 4x on the CPU that it was written for. On an Intel Xeon with AVX-512 and one thread it is a loss, with
+    gradients 0.4x for 6 outputs and 0.7x for 21: some 0.1 ms of an update (benchmarks/tricks.py).
+    """
+    return _product(weight.mT, x.mT, bias.mT).mT.contiguous()  # who calls may `view` what a layer gives
 
 
 def uniform_init(rng: Rng, stream: str, fan_in: int, shape: Sequence[int]) -> Tensor:
@@ -86,7 +93,8 @@ class MLP:
 
         `multiple_of`: hidden widths are rounded up to a multiple of it by units that are of no effect: all their
         weights are zero and their gradients too, given an activation that keeps zero. What this is for: matrix
-        products whose rows begin at round addresses are faster (752 for 750 by up to a quarter, on one CPU).
+        products whose rows begin at round addresses are faster (752 for 750 by up to a quarter on one CPU, not at all
+        on an Intel Xeon with AVX-512: benchmarks/tricks.py).
         """
         self.sizes, self.lead, self.activation = tuple(sizes), tuple(lead), activation
         self.depth = len(self.sizes) - 1

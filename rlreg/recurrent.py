@@ -65,7 +65,8 @@ class _Recurrence(torch.autograd.Function):
     By hand, since autograd would add up the recurrent weight's gradient step by step, T products of which each
     touches the whole matrix; here that is one product over all steps. And since to a CPU fresh memory is dearer than
     the arithmetic done in it: the gates of all steps lie in one tensor, which changes in place, and the backward pass
-    prepares as many steps at once as fit into the cache.
+    prepares as many steps at once as fit into the cache. Worth (benchmarks/tricks.py): 1.5x torch's `LSTMCell`, cleared
+    step by step, on an Intel Xeon with AVX-512.
     Shapes: x (S, T, N, I), weights (S, I, 4H) and (S, H, 4H), bias (S, 1, 4H), keep (S, T, N, 1).
     """
 

@@ -7,8 +7,9 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlreg.errors import UserError
 from rlreg.files import read_text, write_atomic
 from rlreg.launchers import WAIT
-from rlreg.naming import differences, flat_settings, identity, latest, place
+from rlreg.naming import differences, existing, flat_settings, identity, latest, new_folder
 from rlreg.old_names import with_new_names
 from rlreg.registry import checked
 
@@ -35,19 +36,25 @@ OWN += ("tensorboard", "checkpoints", "replay", "sb3")
 """What a run writes in its folder, beside hidden files."""
 
 
+def _part(name: str) -> property:
+    return property(lambda folder: folder.path / name)
+
+
 class RunFolder:
     """`config.yaml`, `eval.csv`, `summary.json`, `tensorboard/`, `checkpoints/`, `replay/` and more in one folder."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.config = path / "config.yaml"
-        self.eval_csv = path / "eval.csv"
-        self.times = path / "times.csv"
-        self.summary = path / "summary.json"
-        self.tensorboard = path / "tensorboard"
-        self.checkpoints = path / "checkpoints"
-        self.best = path / "best"
-        self.replay = path / "replay"
+    config, eval_csv, times, summary = map(_part, ("config.yaml", "eval.csv", "times.csv", "summary.json"))
+    tensorboard, checkpoints, best, replay = map(_part, ("tensorboard", "checkpoints", "best", "replay"))
+
+    def __init__(self, path: Path | Callable[[], Path]) -> None:
+        """`path` may be what makes up the name of a folder that is not there, for whoever asks for it."""
+        self._path = path
+        self.begun = isinstance(path, Path)
+        """Whether the run may be there. While it is not, nothing of it is looked for, and its name is not made up."""
+
+    @cached_property
+    def path(self) -> Path:
+        return self._path if isinstance(self._path, Path) else self._path()
 
     @property
     def complete(self) -> bool:
@@ -56,7 +63,7 @@ class RunFolder:
 
     def problem_with_results(self) -> str | None:
         """What is wrong with `summary.json`; None for a complete run. '' where it is just not there yet."""
-        if not os.path.lexists(self.summary):
+        if not self.begun or not os.path.lexists(self.summary):
             return ""
         try:
             self.results()
@@ -70,10 +77,11 @@ class RunFolder:
 
     @classmethod
     def of(cls, cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> RunFolder:
-        """The folder of a configuration: `run_dir` where given (`latest` is the newest run's), else `naming.place`."""
+        """The folder of a configuration: `run_dir` where given (`latest` is the newest run's), else the one that has
+        its run, or a new one; `choices` as `naming.differences` has them."""
         if cfg.run_dir == "latest":
             return cls(latest(Path(cfg.runs_root)))
-        return cls(Path(cfg.run_dir) if cfg.run_dir else place(cfg, choices))
+        return cls(Path(cfg.run_dir) if cfg.run_dir else existing(cfg) or partial(new_folder, cfg, choices))
 
     @classmethod
     def given(cls, cfg: DictConfig) -> RunFolder:
@@ -141,6 +149,7 @@ class RunFolder:
         """Make the folder and keep a second process out of it; the lock dies with its process."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.begun = True
             self.refuse_links()
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             file = open(os.open(self.path / ".lock", flags, 0o666), "r+b", buffering=0)  # noqa: SIM115  held below

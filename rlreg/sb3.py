@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rlreg.config import TrainConfig, seed_list
 from rlreg.errors import UserError
 from rlreg.files import written_beside
 from rlreg.run_folder import RunFolder
+from rlreg.task import VectorEnv
 
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
 TD3_PARTS = {*NETWORKS, "actor_optimizer", "critic_optimizer"}
@@ -316,12 +318,20 @@ class Models(Policy):
         """
         values = []
         for model, s, a in zip(self.models, obs, action, strict=True):
-            if hasattr(model, "critic"):
+            if isinstance(model, OffPolicyAlgorithm):
                 q = torch.stack(model.critic(s.to(model.device), a.to(model.device)))  # (E, B, 1)
                 values.append(q.amin(dim=0).squeeze(-1).to(obs.device))
             else:
                 values.append(torch.full(obs.shape[1:2], torch.nan, device=obs.device))
         return torch.stack(values)
+
+
+class SB3Agent(Models, Agent):
+    """An agent whose seeds are models of SB3 that SB3 itself trains: `rlreg.training.sb3_baselines`."""
+
+    @abstractmethod
+    def build(self, seed: int, env: gymnasium.Env | VecEnv, train: TrainConfig) -> BaseAlgorithm:
+        """A fresh model for `env`, all of its generators seeded with `seed`. Raises `UserError`."""
 
 
 # ------------------------------------------------------------------ our worlds as SB3's environments
@@ -343,7 +353,7 @@ class VecWorlds(VecEnv):
 
     render_mode = None
 
-    def __init__(self, worlds: Any) -> None:
+    def __init__(self, worlds: VectorEnv) -> None:
         self._worlds = worlds
         self._shape = len(worlds.seeds), worlds.num_envs, worlds.action_dim
         self.bad = np.zeros(len(worlds.seeds) * worlds.num_envs, bool)
@@ -354,7 +364,7 @@ class VecWorlds(VecEnv):
 
     def reset(self) -> NDArray[np.float32]:
         """Observations (S * N, O). What was given to `seed` counts where worlds can be given other seeds."""
-        if self._seeds[0] is not None and hasattr(self._worlds, "reseed"):
+        if self._seeds[0] is not None and self._worlds.reseedable:
             self._worlds.reseed(self._seeds)
         self._reset_seeds()
         return self._worlds.reset().flatten(0, 1).numpy(force=True)

@@ -199,7 +199,11 @@ def _launch(cfg: DictConfig, cells: Sequence[Cell], logs: Path) -> list[Job]:
                 seconds=one.seconds,
             )
         )
-    return locate(launcher._target_)(runs, launcher.jobs, launcher.minutes)
+    try:
+        return locate(launcher._target_)(runs, launcher.jobs, launcher.minutes)
+    finally:
+        for cell in cells:
+            cell.folder.begun = True
 
 
 def own_command() -> str:

@@ -41,13 +41,17 @@ class Loop(Enum):
 class VectorEnv(Protocol):
     """S x N worlds, as far as loops and evaluation need them: `envs.base.VectorEnv`, where each member is described."""
 
+    seeds: tuple[int, ...]
     num_envs: int
     obs_dim: int
     action_dim: int
+    device: torch.device
     max_episode_steps: int
     discrete_actions: bool
+    reseedable: bool
     measures: tuple[str, ...]
 
+    def reseed(self, seeds: Sequence[int]) -> None: ...
     def reset(self) -> Tensor: ...
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]: ...
     def state_dict(self) -> dict[str, Any]: ...

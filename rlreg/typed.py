@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlreg.build import locate
 from rlreg.config import Config
 from rlreg.errors import UserError
 
@@ -50,9 +51,24 @@ def check_typed(cfg: DictConfig, overrides: Sequence[str]) -> None:
     for key, mode in (("table", "table"), ("dry", "table"), ("runs", "report")):
         if key in chosen and cfg.mode != mode:
             raise UserError(f"{key}=... belongs to mode={mode}, not to mode={cfg.mode}; give mode={mode}")
+    if cfg.mode == "train":
+        _require_of_use(cfg, keys)
     if cfg.mode in ("evaluate", "export", "video") and cfg.run_dir:
         # What a curriculum is evaluated on may be given with the run's own `env=`.
         _require_the_runs_own(cfg, chosen)
+
+
+def unused_settings(cfg: DictConfig) -> set[str]:
+    """The settings of `train` that mean nothing to the agent's loop, by dotted key."""
+    return {f"train.{name}" for name in locate(cfg.agent._target_).Training.unused}
+
+
+def _require_of_use(cfg: DictConfig, keys: Sequence[str]) -> None:
+    """Raise `UserError` for settings that the agent's loop would not look at."""
+    for key in keys:
+        if key in unused_settings(cfg):
+            loop = locate(cfg.agent._target_).Training.loop
+            raise UserError(f"{key} means nothing to agent={cfg.agent.name}, which {loop.agent_does}; leave it out")
 
 
 def _require_key(cfg: DictConfig, key: str) -> None:

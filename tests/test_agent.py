@@ -50,7 +50,7 @@ def test_what_an_agent_says_of_a_batch_has_the_documented_shapes(kind):
 @pytest.mark.parametrize(
     ("kind", "overrides"),
     [
-        (TD3, ["agent=td3", "env=gym/Pendulum-v1", "train.total_steps=104"]),
+        (TD3, ["agent=td3", "env=gym/Pendulum-v1", "train.total_steps=104", "train.warmup_steps=100"]),
         (IQL, ["agent=iql", *OFFLINE]),
         (A2PR, ["agent=a2pr", "agent.critic_hidden=[8]", "agent.vae_hidden=[8]", *OFFLINE]),
     ],
@@ -69,7 +69,8 @@ def test_a_batch_is_at_most_six_calls_from_the_loop_to_the_critics_loss(monkeypa
         return whole(self, *args)
 
     monkeypatch.setattr(kind, "critic_loss", critic_loss)
-    shared = [s for s in TINY if s.split("=")[0] not in ("train.total_steps", "train.log_every")]
+    own = ("train.total_steps", "train.warmup_steps", "train.log_every")
+    shared = [s for s in TINY if s.split("=")[0] not in own]
     small = [*shared, "train.log_every=2", "train.checkpoint_every=104", "eval.every=104"]
     assert main(monkeypatch, *small, *overrides, f"run_dir={tmp_path}/run") == 0
     assert len(paths) == 4

@@ -31,7 +31,7 @@ def test_auto_batches_from_a_few_worlds_a_seed_on_whatever_the_seeds(monkeypatch
     assert isinstance(envs.dmc.make("cartpole-balance", [0], 10, backend="dm_control"), GymVectorEnv)
 
 
-def test_mistakes_are_one_line(monkeypatch) -> None:
+def test_a_backend_that_a_task_has_not_is_one_line_with_those_it_has(monkeypatch) -> None:
     with pytest.raises(UserError, match=r"env.backend=mujco is not valid; give auto, mujoco, warp or dm_control"):
         envs.dmc.make("cartpole-balance", [0], backend="mujco")
     with pytest.raises(UserError, match=r"env.backend=mujoco: this task has no batched .* give auto or gymnasium"):

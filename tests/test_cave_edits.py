@@ -50,7 +50,7 @@ def test_random_levels_have_uniform_parts():
     assert stats.chisquare(together).pvalue > UNLIKELY
 
 
-def test_random_levels_of_other_sizes():
+def test_random_levels_of_any_size_are_levels_even_where_objects_do_not_fit():
     crowded = random_levels(Rng(SEEDS), "random", 0, 500, size=6)  # 16 cells for up to 59 objects
     require_levels(crowded)
     assert ((crowded == EMPTY).sum((-2, -1)) == 0).any()

@@ -113,14 +113,14 @@ def test_count_is_balanced_and_takes_the_first():
             level_set(MAIN, count=count)
 
 
-def test_unknown_names():
+def test_unknown_sets_and_splits_are_told_the_closest_name():
     with pytest.raises(UserError, match=f"unknown level set 'cave_escape_512'; did you mean '{MAIN}'"):
         level_set("cave_escape_512")
     with pytest.raises(UserError, match="unknown split 'tset'; did you mean 'test'"):
         level_set(MAIN, "tset")
 
 
-def test_files_keep_everything(small, saved):
+def test_a_saved_set_is_loaded_with_all_it_had(small, saved):
     loaded = LevelSet.load(saved)
     assert (loaded.levels == small.levels).all()
     assert loaded.levels.dtype == np.uint8
@@ -134,7 +134,7 @@ def test_files_keep_everything(small, saved):
 
 
 @pytest.mark.parametrize("length", [0, 3, 100, -1000, -20])
-def test_a_file_cut_off(saved, length):
+def test_a_file_cut_off_is_one_line(saved, length):
     data = saved.read_bytes()
     saved.write_bytes(data[:length])
     with pytest.raises(UserError, match=r"set\.npz"):
@@ -190,12 +190,12 @@ def test_other_files_are_refused(saved, tmp_path):
         {"tiles": np.full(2400, 0xFF, np.uint8)},
     ],
 )
-def test_headers_that_do_not_fit(saved, changes):
+def test_a_file_whose_header_does_not_fit_its_levels_is_one_line(saved, changes):
     with pytest.raises(UserError, match=r"^[^\n]*set\.npz[^\n]*$"):
         LevelSet.load(edited(saved, **changes))
 
 
-def test_levels_that_are_none(small):
+def test_maps_that_are_no_levels_are_refused_with_their_number(small):
     def broken(change) -> LevelSet:
         levels = small.levels.copy()
         change(levels)
@@ -278,7 +278,7 @@ def test_layouts_files_round_trip(tmp_path):
     assert all((back[key] == given[key]).all() for key in given)
 
 
-def test_bad_layouts_files(tmp_path):
+def test_bad_layouts_files_are_one_line_each(tmp_path):
     with pytest.raises(UserError, match="no such layouts file"):
         layouts.read(tmp_path / "no.npz")
     with pytest.raises(UserError, match="no layouts files"):

@@ -53,7 +53,7 @@ def test_sheet_lays_levels_out_in_rows() -> None:
     assert (picture[28:edge] == 255).all() and (picture[edge:, edge:] == 255).all()
 
 
-def test_mistakes_are_named() -> None:
+def test_shapes_and_tiles_that_cannot_be_drawn_are_named() -> None:
     with pytest.raises(UserError, match=r"levels have shape \(7, 7\); give \(n, G, G\)"):
         render(level())
     with pytest.raises(UserError, match="levels hold tile 77"):

@@ -109,7 +109,7 @@ def test_pictures_are_templates(tmp_path):
             read_template(tmp_path / name)
 
 
-def test_text_templates(tmp_path):
+def test_a_text_template_is_read_as_walls_and_floor(tmp_path):
     path = tmp_path / "t.txt"
     path.write_text("#..\n.##\n")
     assert read_template(path).tolist() == [[True, False, False], [False, True, True]]
@@ -135,13 +135,13 @@ def test_text_templates(tmp_path):
         ({"workers": 0}, "workers=0 is not valid"),
     ],
 )
-def test_bad_requests(template, changes, message):
+def test_impossible_requests_are_told_before_anything_is_generated(template, changes, message):
     request = {"structure": "maze_simple", "template": template, "size": SIZE, "count": 1} | changes
     with pytest.raises(UserError, match=message):
         generate(**request)
 
 
-def test_a_template_smaller_than_a_pattern(tmp_path):
+def test_a_template_smaller_than_a_pattern_is_refused(tmp_path):
     path = tmp_path / "t.txt"
     path.write_text("#.\n.#\n")
     with pytest.raises(UserError, match="2 x 2 cells are fewer than the pattern width of 'rooms_office', 3"):
@@ -207,14 +207,14 @@ def test_the_tool_generates_layouts_that_a_set_takes(template, tmp_path, capsys)
         ({"structure": "maze_wall", "template": "t.png", "layouts": "l.npz"}, "count=None is not valid"),
     ],
 )
-def test_the_tool_checks_first(options, message):
+def test_the_tool_tells_mistakes_before_minutes_of_work(options, message):
     with pytest.raises(UserError, match=message):
         run(LevelSetOptions(**options))
 
 
 @extra
 @pytest.mark.parametrize("field, name", [("out", "file/set.npz"), ("sheet", "file/set.png")])
-def test_a_place_that_cannot_be_written(tmp_path, field, name):
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, field, name):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match=f"cannot write .*{name}"):
         run(LevelSetOptions(count=4, **{field: str(tmp_path / name)}))

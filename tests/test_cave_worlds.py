@@ -247,7 +247,7 @@ def test_gymnasiums_checker_has_nothing_to_say() -> None:
         check_env(gymnasium.make("rlreg/CaveEscape-v0", levels=CORRIDOR).unwrapped)
 
 
-def test_single_environment() -> None:
+def test_the_single_world_starts_walks_and_draws_as_told() -> None:
     levels = np.stack([CORRIDOR, OTHER])
     env = gymnasium.make("rlreg/CaveEscape-v0", levels=levels, max_steps=8, render_mode="rgb_array")
     obs, info = env.reset(seed=0, options={"direction": EAST})
@@ -345,7 +345,7 @@ def test_vector_environment_by_make_vec() -> None:
     assert [picture.shape for picture in env.render()] == [(40, 40, 3)] * 2
 
 
-def test_level_sets_by_name() -> None:
+def test_the_gymnasium_world_takes_a_level_set_by_its_name() -> None:
     env = CaveEnv("cave_escape_512_4ts_varp", "test")
     assert env.reset(seed=0)[0]["image"].shape == (5, 5, 3) and len(env._levels) == 2048
     with pytest.raises(UserError, match="unknown level set 'cave_escape'"):

@@ -19,13 +19,13 @@ import envs.d4rl.writing
 from envs.d4rl.collect import _about, roll_out
 from envs.d4rl.load import load_dataset, load_recording
 from envs.d4rl.mixture import draw, mix
+from envs.d4rl.settings import CollectConfig, MixtureConfig, SourceConfig
 from envs.d4rl.side_by_side import BatchedWorlds, SingleWorlds
 from envs.d4rl.transitions import Episodes, episodes, qlearning_transitions
 from envs.gym import make, make_single
 from rlreg.buffers import STANDS_IN, TRUNCATED
 from rlreg.build import load_agent
 from rlreg.checkpoint import Checkpoints, ReplayLog
-from rlreg.config import CollectConfig, MixtureConfig, SourceConfig
 from rlreg.errors import UserError
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder

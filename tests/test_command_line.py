@@ -3,6 +3,7 @@
 import re
 import shlex
 
+import pytest
 from conftest import TINY
 from hydra.core.config_store import ConfigStore
 from test_runner import main
@@ -40,11 +41,30 @@ def test_describe_tells_every_setting_of_a_composition(monkeypatch, capsys):
     assert "agent.tau=0.01 (schema's default: 0.005)\n    Step of the target networks towards the online ones." in text
     assert "agent.num_critics=1 (schema's default: 2)" in text and "== agent: ddpg. TD3 (Fujimoto" in text
     for name, said in field_docs(TrainConfig).items():
-        assert f"train.{name}=" in text and said.split()[0] in text
+        assert (f"train.{name}=" in text and said.split()[0] in text) == (name != "updates_per_call"), name
     for key in ("env.action_repeat=1", "eval.every=10000", "seeds=1"):
         assert key in text
     assert main(monkeypatch, "--describe", "mode=collect") == 0
     assert "collect.kind=medium" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "agent, env, of_use, of_none",
+    [
+        ("iql", "d4rl/hopper-medium-v2", "updates_per_call", "num_envs"),
+        ("plr", "cave_escape", "checkpoint_every", "warmup_steps"),
+        ("sb3/ppo", "gym/Pendulum-v1", "num_envs", "n_step"),
+    ],
+)
+def test_settings_that_mean_nothing_to_an_agents_loop_are_not_described_and_refused(
+    monkeypatch, capsys, agent, env, of_use, of_none
+):
+    given = [f"agent={agent}", f"env={env}"]
+    assert main(monkeypatch, "--describe", *given) == 0
+    text = capsys.readouterr().out
+    assert f"train.{of_use}=" in text and f"train.{of_none}=" not in text
+    assert main(monkeypatch, *given, f"train.{of_none}=2") == 2
+    assert f"error: train.{of_none} means nothing to agent=" in capsys.readouterr().err
 
 
 def test_runs_are_listed_newest_first(monkeypatch, capsys, tmp_path):

@@ -83,7 +83,7 @@ def test_auto_compiles_only_where_that_is_worthwhile() -> None:
     assert prepare(update, "eager", CPU) is update
 
 
-def test_impossible_modes() -> None:
+def test_modes_that_a_device_has_not_are_refused() -> None:
     with pytest.raises(UserError, match="auto, compile or eager"):
         prepare(lambda: None, "graph", CPU)
     with pytest.raises(UserError, match="eager"):

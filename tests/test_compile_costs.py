@@ -77,7 +77,7 @@ def test_timing_an_update_leaves_the_agent_as_it_was() -> None:
 
 
 def test_what_compiling_took_is_noted_once(monkeypatch) -> None:
-    """A clock of our own: 8 and 5 s for the first call of each variant, then 10 ms a call."""
+    """A clock of our own: 8 and 5 s for the first call of each variant, then 10 ms per call."""
     book, clock, taken = CostBook(learner(range(1))[0]), [0.0], {False: 8.0, True: 5.0}
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 

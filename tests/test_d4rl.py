@@ -114,7 +114,7 @@ def test_names_are_found_in_the_package_data():
     ("task", "low", "high"),
     [("hopper", -20.272305, 3234.3), ("halfcheetah", -280.178953, 12135.0), ("walker2d", 1.629008, 4592.3)],
 )
-def test_normalised_scores(task, low, high):
+def test_scores_are_0_and_100_at_d4rls_reference_returns(task, low, high):
     name = f"{task}-medium-v2"
     assert names.normalised_score(name, low) == 0
     assert names.normalised_score(name, high) == pytest.approx(100)
@@ -161,7 +161,7 @@ def test_replay_files_are_double_precision_with_columns(tmp_path):
     assert_same(load_dataset(NAME, write(tmp_path / "a.hdf5", data)).transitions, oracle(data))
 
 
-def test_episodes_and_returns(tmp_path):
+def test_episodes_end_where_the_task_or_the_time_ends_them_and_sum_their_rewards(tmp_path):
     data = rows(6)
     data["terminals"] = np.array([0, 1, 0, 0, 0, 0], bool)
     data["timeouts"] = np.array([0, 0, 0, 1, 0, 0], bool)
@@ -226,7 +226,7 @@ def test_what_may_not_be_read_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_bad_data_end_in_one_line(tmp_path, fault):
+def test_bad_data_end_in_one_line_that_names_the_fault(tmp_path, fault):
     data = rows()
     spoil, message = BAD[fault]
     spoil(data)
@@ -310,7 +310,7 @@ def test_what_does_not_fit_into_memory_is_not_read(tmp_path, monkeypatch):
         load_dataset(NAME, path)
 
 
-def test_the_memory_at_hand():
+def test_free_memory_is_within_what_the_machine_has():
     """Within what the machine has, and what a process may take of it."""
     free = available()
     assert 10**7 < free < 10**14
@@ -339,7 +339,7 @@ def test_the_d4rl_package_where_a_user_has_it(monkeypatch, tmp_path):
     assert_same(fallback.transitions, oracle(data))
 
 
-def test_a_d4rl_package_that_cannot_be_imported(monkeypatch):
+def test_a_d4rl_package_that_cannot_be_imported_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "d4rl", None)
     with pytest.raises(UserError, match="the d4rl package cannot give 'hopper-medium-v2'"):
         load_dataset(NAME, "d4rl:hopper-medium-v2")
@@ -478,13 +478,13 @@ def test_adroits_rewards_and_ends_are_d4rls(task):
     assert dropped == (task == "pen")
 
 
-def test_adroit_without_its_package(monkeypatch):
+def test_adroit_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr("envs.d4rl.simulators.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install gymnasium-robotics"):
         envs.d4rl.make("pen-human-v1", seeds=(0,))
 
 
-def test_the_dataset_of_a_configuration(tmp_path):
+def test_the_dataset_of_a_configuration_is_the_file_it_names(tmp_path):
     path = write(tmp_path / "mine.hdf5", rows())
     loaded = envs.d4rl.dataset(NAME, path=str(path))
     assert loaded.source == str(path) and len(loaded.transitions.obs) == len(oracle(rows())["obs"])

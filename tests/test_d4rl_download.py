@@ -179,7 +179,7 @@ def test_what_came_from_another_address_is_not_gone_on_with(cache, content, publ
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_part_that_was_whole_already(cache, content, published, known):
+def test_a_part_that_was_whole_already_is_taken_without_downloading(cache, content, published, known):
     if not known:
         published(size=None, sha256=None)
     with serve(Site(content)) as address:
@@ -220,7 +220,7 @@ def test_an_address_that_does_not_answer_costs_nothing(cache, content, published
         assert download.find_dataset(NAME, mirror=address).read_bytes() == content
 
 
-def test_no_such_page_no_such_host_no_address(cache, content, published):
+def test_a_page_host_or_address_that_is_not_there_is_one_line(cache, content, published):
     with serve(Site(content)) as address, pytest.raises(UserError, match=r"404|Not Found"):
         download.find_dataset(NAME, mirror=f"{address}/other.hdf5")
     for mirror in (address, "nonsense"):  # nobody listens there any more; not an address

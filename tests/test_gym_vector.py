@@ -74,7 +74,7 @@ def short(task: str, seed: int) -> gymnasium.Env:
 
 
 def make(task: str, workers: int, seeds: tuple[int, ...] = (0, 5)) -> VectorEnv:
-    """Two worlds a seed, with episodes of at most 25 steps."""
+    """Two worlds per seed, with episodes of at most 25 steps."""
     if "-v" in task:
         return envs.gym.make(task, seeds, 2, workers=workers, max_episode_steps=25)
     return GymVectorEnv(partial(short, task), task, seeds, 2, workers=workers)
@@ -245,7 +245,7 @@ def test_every_world_has_its_own_stream() -> None:
     assert world_seed(9, 0) == 9 and world_seed(9, 0, purpose=Purpose.EVALUATE) != 9
 
 
-def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_starts_as_many_processes_as_there_are_cores_and_worlds_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert [_processes("auto", n) for n in (1, 7, 8, 100)] == [0, 0, 8, 16]
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
@@ -256,6 +256,6 @@ def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seeds, worlds", [([], 1), ([0], 0)])
-def test_at_least_one_world(seeds: list[int], worlds: int) -> None:
+def test_worlds_of_no_seed_or_no_number_are_refused(seeds: list[int], worlds: int) -> None:
     with pytest.raises(UserError, match="at least one seed and one world"):
         envs.dmc.make("cartpole-balance", seeds, worlds)

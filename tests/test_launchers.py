@@ -128,7 +128,7 @@ class TestRay:
         yield
         ray.shutdown()
 
-    def test_runs_and_failures(self, tmp_path, monkeypatch) -> None:
+    def test_rays_runs_start_in_this_folder_and_those_that_fail_are_returned(self, tmp_path, monkeypatch) -> None:
         monkeypatch.chdir(tmp_path)
         runs = [
             python(tmp_path, "good", "import os; print(os.getcwd())"),

@@ -591,7 +591,7 @@ def test_worlds_without_a_finished_episode() -> None:
         ({"capacity": 0}, "^agent.levels.capacity=0"),
         ({"dataset_levels": -1}, "levels.dataset_levels=-1 is not valid"),
         ({"rho": 1.5}, r"levels.rho=1.5 is not valid; give a number in \[0, 1\]"),
-        ({"primary": Priority("td")}, "levels.primary.score=td is not valid; give value_l1 or"),
+        ({"primary": Priority("td")}, "levels.primary.score=td is not valid; give value_l1, positive"),
         ({"primary": Priority("staleness")}, "levels.primary.score=staleness"),
         ({"secondary": Priority(temperature=0.0)}, "levels.secondary.temperature=0.0"),
         ({"secondary": Priority(transform="log")}, "levels.secondary.transform=log is not valid; give rank or power"),
@@ -600,12 +600,12 @@ def test_worlds_without_a_finished_episode() -> None:
         ({"dataset_levels": 0}, "levels.primary.support=dataset is not valid; give buffer, since"),
     ],
 )
-def test_impossible_settings(settings: dict, message: str) -> None:
+def test_impossible_settings_are_named_in_full(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LevelBufferConfig(**settings)
 
 
-def test_a_dataset_of_another_size() -> None:
+def test_a_dataset_of_another_size_than_its_slots_is_refused() -> None:
     with pytest.raises(UserError, match=r"levels.dataset_levels=5 is not valid; give the number of levels"):
         ScoredLevels(SETTINGS["dred"], 1, SIZE, torch.zeros(4, SIZE, dtype=torch.uint8))
     with pytest.raises(UserError, match=r"levels.capacity=4 .* at least the 5 levels of the dataset"):

@@ -102,7 +102,7 @@ def test_gradient_of_the_sum_over_neighbours():
     assert torch.autograd.gradcheck(lambda h: sum_of_neighbours(h, graph), h)
 
 
-def test_nodes_goal_and_start():
+def test_a_levels_graph_has_its_tiles_goal_and_start():
     levels = random_levels(10, 6)
     graph = graphs(levels)
     tiles = torch.tensor(NODE_TILES)[graph.nodes.argmax(-1)]
@@ -224,7 +224,7 @@ def test_default_initialisation_is_that_of_torch_nn():
     assert torch.equal(params["decoder.norm1.weight"], torch.ones(1, 1, 256))
 
 
-def test_number_of_parameters():
+def test_the_model_has_as_many_parameters_as_the_published_one():
     model = LevelModel([0])
     assert sum(p.numel() for p in model.params.values()) == 2_935_017
     assert sum(p.numel() for name, p in model.params.items() if name.startswith("decoder.")) == 589_814

@@ -289,7 +289,7 @@ def test_a_seed_s_curriculum_is_the_same_beside_others(space, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_of_each_method(monkeypatch, tmp_path, method):
+def test_a_run_of_each_method_leaves_whole_results(monkeypatch, tmp_path, method):
     assert main(monkeypatch, f"agent={method}", *TINY, *OF.get(method, []), "seeds=2", f"run_dir={tmp_path}/run") == 0
     table = list(csv.DictReader((tmp_path / "run/eval.csv").open()))
     assert [(int(r["step"]), int(r["seed"])) for r in table] == [(t, s) for t in (0, 2, 4) for s in (0, 1)]
@@ -340,7 +340,7 @@ def test_a_killed_run_resumes_to_the_same_curve(monkeypatch, tmp_path, method):
     assert all(torch.equal(tensor.nan_to_num(), expected[name].nan_to_num()) for name, tensor in tensors.items())
 
 
-def test_evaluating_a_run(monkeypatch, capsys, tmp_path):
+def test_a_run_evaluated_again_gives_its_last_row_and_has_no_export(monkeypatch, capsys, tmp_path):
     """Its last row again; on other sets, with its own training levels; there is no export."""
     run = f"run_dir={tmp_path}/run"
     assert main(monkeypatch, "agent=plr", *TINY, "train.total_steps=1", run) == 0

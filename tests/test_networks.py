@@ -91,7 +91,7 @@ def test_initialisation_is_torchs() -> None:
     assert abs(weight.std() * math.sqrt(3 * 256) - 1) < 0.01 and abs(weight.mean()) < 1e-3
 
 
-def test_polyak_and_detached() -> None:
+def test_targets_move_by_tau_and_detached_parameters_get_no_gradient() -> None:
     online = {"w": torch.tensor([2.0], requires_grad=True)}
     target = {"w": torch.tensor([1.0])}
     polyak_(target, online, 0.25)

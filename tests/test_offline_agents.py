@@ -20,7 +20,7 @@ import rlreg.sb3
 from agents.a2pr import A2PR, A2PRConfig
 from agents.bc import BC, BCConfig
 from agents.iql import IQL, IQLConfig
-from agents.td3 import TD3, Successor, TD3Config
+from agents.td3 import TD3, TD3Config
 from agents.td3_bc import TD3BC, TD3BCConfig
 from rlreg.buffers import Batch
 from rlreg.checkpoint import copy_into, flatten
@@ -37,6 +37,7 @@ from rlreg.objectives import (
     scaled_policy_gradient,
 )
 from rlreg.optim import gradients
+from rlreg.q_learning import Successor
 from rlreg.registry import register
 from rlreg.regularizers import BEER, DR3, InFeR, Regularizer
 from rlreg.rng import Rng
@@ -115,7 +116,7 @@ def test_gaussian_log_prob_is_torchs():
     torch.testing.assert_close(gaussian_log_prob(mean, log_std, x), expected)
 
 
-def test_cosine_decay():
+def test_the_cosine_schedule_falls_from_one_to_zero():
     steps = [torch.tensor(n) for n in (0, 25, 50, 100, 150)]
     values = [cosine_decay(step, 100).item() for step in steps]
     assert values == pytest.approx([1.0, 0.5 + math.sqrt(0.5) / 2, 0.5, 0.0, 0.0], abs=1e-6)
@@ -197,7 +198,7 @@ def test_a2pr_vae_loss_gates_the_reconstruction_but_not_the_kl(monkeypatch):
     torch.testing.assert_close(grads["kl"], torch.full((1, 4, 2), 0.5 / 8))
 
 
-def test_a2pr_networks_and_step_sizes():
+def test_a2pr_has_the_released_codes_networks_and_step_sizes():
     agent = A2PR(A2PRConfig(), Regularizer(), 17, 6, [0])
     assert agent.actor.mlp.sizes == (17, 256, 256, 256, 6)
     assert agent.critic.mlp.sizes == (23, 256, 256, 256, 256, 1) and agent.critic.mlp.lead == (2,)
@@ -396,7 +397,7 @@ def test_td3_bc_with_alpha_zero_clones():
     assert all(torch.equal(grads[name], value) for name, value in expected.items())
 
 
-def test_published_defaults():
+def test_the_defaults_are_the_published_ones():
     c = TD3BCConfig()
     assert (c.alpha, c.hidden, c.policy_delay, c.target_noise, c.target_noise_clip) == (2.5, [256, 256], 2, 0.2, 0.5)
     c = IQLConfig()
@@ -758,6 +759,6 @@ def test_published_settings_follow_the_data_set():
         (A2PRConfig, {"vae_learning_rate": 0.0}, "agent.vae_learning_rate"),
     ],
 )
-def test_impossible_settings(kind, changes, message):
+def test_impossible_settings_are_one_line(kind, changes, message):
     with pytest.raises(UserError, match=message):
         kind(**changes)

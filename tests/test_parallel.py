@@ -1,4 +1,4 @@
-"""`scale=parallel`: many worlds a seed, n-step returns and observations normalised as they come."""
+"""`scale=parallel`: many worlds per seed, n-step returns and observations normalised as they come."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def commands() -> list[list[str]]:
     return [given for given in found if not {"--cfg", "--help"} & set(given) and "..." not in " ".join(given)]
 
 
-def test_commands_are_found():
+def test_the_pages_commands_are_found_at_all():
     assert len(commands()) > 40
 
 
@@ -71,7 +71,7 @@ def test_the_library_page_runs_as_it_stands(monkeypatch, capsys, tmp_path):
     for block in blocks(ROOT / "docs" / "library.md", "python"):
         exec(block, names)
     printed = capsys.readouterr().out
-    assert "resuming from step 300" in printed and "my_run at step 600, 1 episodes a seed" in printed
+    assert "resuming from step 300" in printed and "my_run at step 600, 1 episodes per seed" in printed
     assert names["action"].shape == (1, 4, 1) and len(names["results"]["final"]["return"]) == 2
     assert printed.rstrip().endswith("(8, 5) (8,)") and (tmp_path / "my_run/sb3/seed-0.zip").exists()
 

@@ -122,7 +122,7 @@ def test_the_network_is_the_published_one():
 
 
 @pytest.mark.parametrize("shape", [(149, 1024), (256, 32), (4, 4)])
-def test_orthogonal_weights(shape):
+def test_initial_weights_are_orthogonal(shape):
     weight = orthogonal_init(Rng([0, 1]), "w", *shape, gain=2.0)
     assert weight.shape == (2, *shape)
     gram = weight @ weight.mT if shape[0] <= shape[1] else weight.mT @ weight

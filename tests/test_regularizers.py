@@ -260,6 +260,6 @@ def test_no_gradient_reaches_targets_or_bound_through_the_agent():
         lambda: InFeR(heads=1.5),
     ],
 )
-def test_impossible_settings(make):
+def test_impossible_settings_are_one_line(make):
     with pytest.raises(UserError, match="regularizer"):
         make()

@@ -43,7 +43,7 @@ def test_block_is_the_same_as_single_steps():
         assert torch.equal(block.at(step), rng.normal("explore", step, (3, 5)))
 
 
-def test_moments_and_range():
+def test_draws_have_their_laws_moments_and_range():
     rng = Rng([0])
     u = rng.uniform("u", 0, (200_000,))
     assert u.min() > 0 and u.max() < 1

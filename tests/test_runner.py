@@ -167,7 +167,7 @@ def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, overr
     assert len(lines) == 1 and lines[0].startswith("error: ") and MISTAKES[override] in lines[0], lines
 
 
-def test_help_and_cfg_job_work(runner):
+def test_help_lists_the_agents_and_cfg_job_shows_the_composition(runner):
     assert "beer_td3" in runner("--help").stdout
     shown = runner("agent=dr3", "--cfg", "job")
     assert shown.returncode == 0 and "coefficient: 0.001" in shown.stdout

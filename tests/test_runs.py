@@ -100,7 +100,7 @@ def test_the_best_checkpoint_is_kept(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["no", "none"])
-def test_there_may_be_no_best_or_no_run(monkeypatch, capsys, tmp_path, name):
+def test_a_best_checkpoint_or_run_that_is_not_there_is_one_line(monkeypatch, capsys, tmp_path, name):
     if name == "none":
         assert main(monkeypatch, "mode=evaluate", "run_dir=latest", f"runs_root={tmp_path}") == 2
         assert "no run below" in capsys.readouterr().err

@@ -190,7 +190,7 @@ def test_the_zips_open_where_this_package_is_not(runs, tmp_path):
         np.testing.assert_allclose(np.load(tmp_path / f"{algorithm}.npy"), ours, rtol=0, atol=1e-6)
 
 
-def test_export_by_the_runner(baseline, capsys):
+def test_export_writes_a_zip_per_seed(baseline, capsys):
     """A zip a seed; SB3's own algorithms have theirs too."""
     run(settings("mode=export", f"run_dir={baseline}"))
     assert capsys.readouterr().out.split() == [str(baseline / f"sb3/seed-{seed}.zip") for seed in SEEDS]
@@ -239,7 +239,7 @@ def test_two_learning_rates_are_warned_about():
     assert model.learning_rate == 1e-3
 
 
-def test_mistakes_are_one_line(trained, tmp_path):
+def test_a_seed_checkpoint_or_run_that_is_not_there_is_one_line(trained, tmp_path):
     with pytest.raises(UserError, match=r"seed=5: run_dir=.* holds 4, 9$"):
         rlreg.sb3.load(trained, seed=5)
     with pytest.raises(UserError, match="no checkpoint of step 7"):
@@ -282,7 +282,7 @@ def test_a_baseline_is_evaluated_from_its_checkpoint(baseline, capsys):
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
-def test_other_algorithms(algorithm, tmp_path):
+def test_sac_and_ppo_train_as_baselines_too(algorithm, tmp_path):
     more = ["agent.settings.n_steps=64"] if algorithm == "ppo" else []
     folder = train_baseline(tmp_path / "run", algorithm, *more, "train.num_envs=2", seeds="1")
     returns = [float(row["return"]) for row in rows_of(folder)]

@@ -228,7 +228,7 @@ def test_seeds_that_run_one_after_another_are_in_progress_together(given, tmp_pa
     assert np.isnan(values[:, 1]).all()
 
 
-def test_nothing_there_yet_and_no_matplotlib(tmp_path, capsys, monkeypatch) -> None:
+def test_a_report_of_nothing_and_without_matplotlib_is_written_all_the_same(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     in_process(*TABLE, *RUN, f"runs_root={tmp_path}", "table.only_report=true")
     out = capsys.readouterr().out

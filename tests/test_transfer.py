@@ -47,7 +47,7 @@ def corridor(length, size=9):
     return level
 
 
-def test_outcomes_of_a_known_walk():
+def test_a_walk_that_is_known_has_the_return_length_and_solve_rate_it_must():
     """One of four directions leads to the goal; its return is MiniGrid's."""
     levels = torch.stack([corridor(1 + i % 6) for i in range(240)])
     worlds = CaveWorlds([0], 240, 9, 20)

@@ -25,7 +25,7 @@ def test_kl_is_torchs():
     assert kl_to_standard_normal(Posterior(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))).item() == 0.0
 
 
-def test_encode_sample_decode_written_out():
+def test_encode_sample_and_decode_equal_the_formulas_written_out():
     vae = model()
     params = vae.init(Rng([4, 9]))
     x, noise = torch.randn(2, BATCH, X), torch.randn(2, BATCH, Z)

@@ -69,7 +69,7 @@ def test_fast_worlds_are_shown_at_their_own_speed():
         (["env=gym/Hopper-v5", "env.max_episode_steps=5"], 2),
     ],
 )
-def test_films_of_mujoco_tasks(monkeypatch, capsys, tmp_path, settings, frames):
+def test_films_of_mujoco_tasks_have_every_frame_that_is_shown(monkeypatch, capsys, tmp_path, settings, frames):
     run = f"run_dir={tmp_path}/run"
     assert main(monkeypatch, *TINY, *settings, run, "seeds=[3,7]", "train.total_steps=200", "eval.every=200") == 0
     capsys.readouterr()
@@ -85,7 +85,7 @@ def test_films_of_mujoco_tasks(monkeypatch, capsys, tmp_path, settings, frames):
     assert len(os.listdir(tmp_path / "run/videos")) == 4
 
 
-def test_films_of_levels(monkeypatch, capsys, tmp_path):
+def test_films_of_a_student_in_levels_are_written_with_their_sheets(monkeypatch, capsys, tmp_path):
     """CaveEscape needs no OpenGL: its pictures are tables of tiles."""
     tiny = ["agent.student.hidden_dim=8", "agent.student.rollout_length=20", "agent.student.num_envs=2",
             "agent.information.every=0", "env.count=4", "env.evaluate_count=4", "env.max_episode_steps=20",

@@ -47,7 +47,7 @@ class LevelSetOptions:
     seed: int = 0
     """Of new layouts."""
     workers: int | None = None
-    """Processes that generate; one a core where empty."""
+    """Processes that generate; one per core where empty."""
 
 
 def run(options: LevelSetOptions) -> None:

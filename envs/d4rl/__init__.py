@@ -68,7 +68,7 @@ def make(
 
 
 def choose_backend(id: str, num_envs: int, device: str | torch.device, backend: str = "auto") -> str:
-    """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
+    """What `make` steps `num_envs` worlds per seed with; see `envs.backends.choose`. Raises `UserError`."""
     return choose(backend, REFERENCE, info(id).task in MUJOCO, num_envs, device, batch_from=BATCH_FROM)
 
 

@@ -37,12 +37,13 @@ from tqdm import tqdm
 
 from envs.base import world_seed
 from envs.d4rl.mixture import mix
+from envs.d4rl.settings import CollectConfig
 from envs.d4rl.side_by_side import BatchedWorlds, SideBySide, SingleWorlds
 from envs.d4rl.writing import Rows, joined, target, write_hdf5
 from rlreg.buffers import GOES_ON, STANDS_IN, UNKNOWN, Replay
 from rlreg.build import build_task, load_agent
 from rlreg.checkpoint import Checkpoints, ReplayLog
-from rlreg.config import CollectConfig, Config, seed_list
+from rlreg.config import Config, seed_list
 from rlreg.errors import UserError, unknown
 from rlreg.eval_table import read_evaluations
 from rlreg.modes import train

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from envs.d4rl.load import load_recording
 from envs.d4rl.names import info
 from envs.d4rl.recording import Recording, read_attributes
+from envs.d4rl.settings import MixtureConfig, SourceConfig
 from envs.d4rl.transitions import Episodes, episodes
 from envs.d4rl.writing import Rows, joined
-from rlreg.config import MixtureConfig, SourceConfig
 from rlreg.errors import UserError
 from rlreg.rng import Rng
 

@@ -29,7 +29,7 @@ REFERENCE = "dm_control"
 
 
 def choose_backend(task: str, num_envs: int, device: str | torch.device, backend: str = "auto") -> str:
-    """What `make` steps `num_envs` worlds a seed with; see `envs.backends.choose`. Raises `UserError`."""
+    """What `make` steps `num_envs` worlds per seed with; see `envs.backends.choose`. Raises `UserError`."""
     from envs.backends import choose
     from envs.dmc.suite import TASKS
 

@@ -45,9 +45,9 @@ class MujocoBatch(Physics):
         """`model_fields`: those that differ between worlds; each is copied once a call.
 
         `contact_forces` are read after every control step: MuJoCo computes them for one world at a time, here in 12 to
-        18 us a world, 3 to 5 percent of a step of the tasks that need them.
+        18 us per world, 3 to 5 percent of a step of the tasks that need them.
 
-        'hfield_data', which MuJoCo keeps once a model, takes a model a world, and then no other field is per world.
+        'hfield_data', which MuJoCo keeps once per model, takes a model per world, and then no other field is per world.
         """
         self.model, self.num_worlds, self.substeps = model, num_worlds, substeps
         self.device, self.dtype = torch.device("cpu"), torch.float64

@@ -64,7 +64,7 @@ class MujocoWarp(Physics):
         deterministic: bool = False,
         continuous: bool = False,
     ) -> None:
-        """`nconmax` and `njmax`: room for contacts and constraints, a world; by default guesses (`check` tells).
+        """`nconmax` and `njmax`: room for contacts and constraints per world; by default guesses (`check` tells).
 
         `continuous`: every write to a state is followed by a `forward` before the next control step, which can then go
         on from the readings of the last, as dm_control does, and saves one evaluation of positions and velocities.

@@ -13,7 +13,7 @@ from rlreg.training.curriculum import transfer
 
 
 def run(cfg: DictConfig) -> None:
-    """Evaluate a run's checkpoint: `mode=evaluate run_dir=...`, `eval.episodes` episodes a seed.
+    """Evaluate a run's checkpoint: `mode=evaluate run_dir=...`, `eval.episodes` episodes per seed.
 
     A curriculum's is evaluated once on each level of the run's sets; where the run's `env=` is given too, on what that
     one's settings say (`Task.measured_on`). Training levels and time limit are always the run's.
@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> None:
         if (score := task.score()) is not None:
             values["score"] = score(values["return"])
         env.close()
-        what = f"{cfg.eval.episodes} episodes a seed"
+        what = f"{cfg.eval.episodes} episodes per seed"
     print(f"{folder.path} at step {step}, {what}")
     if "bad_steps" in values and not values["bad_steps"].any():
         del values["bad_steps"]

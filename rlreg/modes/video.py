@@ -21,7 +21,7 @@ def run(cfg: DictConfig) -> None:
         run_cfg.env.evaluate_on = run_cfg.env.evaluate_on[:1]
     task = build_task(run_cfg)
     folder = Path(cfg.out) if cfg.out else given.path / "videos"
-    print(f"{given.path} at step {step}, {cfg.episodes} episodes a seed", flush=True)
+    print(f"{given.path} at step {step}, {cfg.episodes} episodes per seed", flush=True)
     if task.loop is Loop.CURRICULUM:
         found = film_levels(agent, task.level_space(cfg.device), folder, cfg.episodes, step)
     else:

@@ -81,7 +81,7 @@ class Cell:
         return np.array(steps), values
 
     def _evaluations(self) -> list[dict[str, str]]:
-        if not self.folder.eval_csv.exists():
+        if not self.folder.begun or not self.folder.eval_csv.exists():
             return []
         path = self.folder.eval_csv
         found = _read(path, path.stat().st_mtime_ns, path.stat().st_size)
@@ -109,7 +109,7 @@ class Cell:
 
         Of a complete run of an earlier version, which has no record, only the last; empty where nothing is known.
         """
-        steps, seconds = read_times(self.folder.times)
+        steps, seconds = read_times(self.folder.times) if self.folder.begun else (np.zeros(0, int), np.zeros(0))
         if not len(steps) and self.folder.complete:
             summary = self.summary()
             if isinstance(summary.get("seconds"), int | float):
@@ -126,7 +126,7 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """Every setting that it ran, or would run, with, flat, by dotted key. References are not followed."""
         cfg = self.cfg
-        if self.folder.config.exists():
+        if self.folder.begun and self.folder.config.exists():
             with suppress(UserError):
                 cfg = self.folder.read_config()
         plain = OmegaConf.to_container(cfg, resolve=False)

@@ -148,7 +148,8 @@ def _runs(content: Content) -> dict[str, Any]:
 def _run(cell: Cell, settings: dict[str, Any], alike: set[str]) -> dict[str, Any]:
     facts = [("status", "complete" if cell.complete else cell.status())]
     facts.append(("seeds", ", ".join(map(str, cell.seeds))))
-    facts.append(("folder", ", ".join(str(folder.path) for folder in cell.folders)))
+    if there := [str(folder.path) for folder in cell.folders if folder.begun]:
+        facts.append(("folder", ", ".join(there)))
     steps, seconds = cell.times()
     if len(steps) and seconds[-1] > 0:
         speed = steps[-1] / seconds[-1]

@@ -58,6 +58,8 @@ class Training(ABC):
     """What `train.total_steps` counts."""
     loop: ClassVar[Loop] = Loop.ONLINE
     """The kind of tasks that it takes."""
+    unused: ClassVar[tuple[str, ...]] = ("updates_per_call",)
+    """Settings of `train` that mean nothing to it."""
     stride: int = 1
     """Steps of an iteration."""
     columns: Sequence[str] = COLUMNS

@@ -26,6 +26,7 @@ from rlreg.run_folder import RunFolder
 from rlreg.stats import mean_interval
 from rlreg.task import Loop, Task
 from rlreg.training.base import Training
+from rlreg.training.offline import ACTING
 from rlreg.transfer import LevelClassifier, Outcome, attempt, shift_gap
 
 COLUMNS = (
@@ -42,6 +43,7 @@ class CurriculumTraining(Training):
 
     unit = "update"
     loop = Loop.CURRICULUM
+    unused = (*ACTING, "updates_per_call")
     agent: CurriculumAgent
 
     @classmethod

@@ -21,11 +21,19 @@ if TYPE_CHECKING:
     from rlreg.task import Score
 
 
+ACTING = (
+    *("warmup_steps", "num_envs", "updates_per_step", "updates_per_iteration", "n_step", "least_noise"),
+    *("buffer_capacity", "keep_replay", "max_bad_share"),
+)
+"""Settings of acting in worlds and of remembering it."""
+
+
 class OfflineTraining(BatchTraining):
     """One run of S seeds that learn from the same data. Steps are updates."""
 
     unit = "update"
     loop = Loop.OFFLINE
+    unused = ACTING
 
     @classmethod
     def of(cls, agent: BatchAgent, task: Task, settings: Config, folder: RunFolder) -> Self:

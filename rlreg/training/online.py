@@ -24,7 +24,7 @@ from rlreg.training.episodes import EpisodeWindow
 
 
 class OnlineTraining(BatchTraining):
-    """One run of S seeds that gather their own data. Steps are environment steps, a seed."""
+    """One run of S seeds that gather their own data. Steps are environment steps per seed."""
 
     @classmethod
     def of(cls, agent: BatchAgent, task: Task, settings: Config, folder: RunFolder) -> Self:

@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.logger import Logger as SB3Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
@@ -29,7 +31,7 @@ from rlreg.metrics import metric
 from rlreg.naming import hparams_of
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
-from rlreg.sb3 import Models, VecWorlds, model_state
+from rlreg.sb3 import Models, SB3Agent, VecWorlds, model_state
 from rlreg.task import Loop, Task, VectorEnv
 from rlreg.training.base import FEWEST_STEPS, end_without_seeds, warn
 
@@ -44,16 +46,21 @@ class SB3Training:
     """
 
     loop: ClassVar[Loop] = Loop.ONLINE
+    unused: ClassVar[tuple[str, ...]] = (
+        *("updates_per_call", "updates_per_iteration", "n_step", "least_noise"),
+        *("keep_replay", "keep_best", "video_every"),
+    )
+    """See `Training.unused`."""
 
     @classmethod
-    def of(cls, agent: Any, task: Task, settings: Config, folder: RunFolder) -> Self:
+    def of(cls, agent: SB3Agent, task: Task, settings: Config, folder: RunFolder) -> Self:
         """See `Training.of`. `settings.compile` is for our own agents: SB3's updates run as they are."""
         make_env = partial(task.vector_env, device=agent.device)
         return cls(agent, make_env, settings.train, settings.eval, folder)
 
     def __init__(
         self,
-        agent: Any,
+        agent: SB3Agent,
         make_env: Callable[[Sequence[int], int, Purpose], VectorEnv],
         train: TrainConfig,
         evaluation: EvalConfig,
@@ -129,7 +136,7 @@ class SB3Training:
         env = VecMonitor(VecWorlds(self.make_env((seed,), self.cfg.num_envs, Purpose.TRAIN)))
         eval_env = self.make_env((seed,), self.eval_cfg.episodes, Purpose.EVALUATE)
         model = self.agent.build(seed, env, self.cfg)
-        if hasattr(model, "replay_buffer"):
+        if isinstance(model, OffPolicyAlgorithm):
             _leave_out_bad_rows(model.replay_buffer, env.venv)
         # Of one seed only: the seeds run one after another, and TensorBoard has one value for a step.
         model.set_logger(SB3Logger(None, [_Events(self.logger)] if i == 0 else []))
@@ -171,7 +178,7 @@ class SB3Training:
         write_atomic(self.folder.eval_csv, evaluations_text(saved))
 
 
-def _leave_out_bad_rows(buffer: Any, worlds: VecWorlds) -> None:
+def _leave_out_bad_rows(buffer: ReplayBuffer, worlds: VecWorlds) -> None:
     """Have SB3's replay memory store no bad step: a good world's of the same moment stands in, where there is one."""
     add = buffer.add
 
@@ -207,7 +214,7 @@ class _Watch(BaseCallback):
     SB3 calls it between a step and the update that follows, as it does its own `EvalCallback`.
     """
 
-    def __init__(self, training: SB3Training, i: int, eval_env: Any, interrupted: Callable[[], bool]) -> None:
+    def __init__(self, training: SB3Training, i: int, eval_env: VectorEnv, interrupted: Callable[[], bool]) -> None:
         super().__init__()
         self._training, self._i, self._interrupted = training, i, interrupted
         self._seed = training.agent.seeds[i]

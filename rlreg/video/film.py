@@ -62,7 +62,7 @@ def film(agent: Any, task: Any, seed: int, path: Path, episodes: int = 1) -> Foo
 
 
 def film_now(agent: Any, task: Any, path: Path, number: int) -> Footage:
-    """A film of one episode of the first seed: `<path>.mp4`; in a curriculum in the folder `path`, one a seed."""
+    """A film of one episode of the first seed: `<path>.mp4`; in a curriculum in the folder `path`, one per seed."""
     if task.loop is Loop.CURRICULUM:
         return film_levels(agent, task.level_space(agent.device), path, 1, number)[0]
     return film(agent, task, agent.seeds[0], path.with_suffix(".mp4"))

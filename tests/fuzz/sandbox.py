@@ -4,13 +4,16 @@ not at all, and how much memory it took at its peak.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,21 @@ def run(action: Callable[[], Any]) -> Outcome:
             return Outcome("hung" if number == signal.SIGALRM else f"killed by signal {number}", "", None, 0, seconds)
         ended, text, value, before = pickle.loads(report.read_bytes())
         return Outcome(ended, text, value, usage.ru_maxrss * 1024 - before, seconds)
+
+
+def judge(cases: Iterable[Any], verdict: Callable[[Any, Path], str | None], folder: Path) -> None:
+    """In a process without threads, whose children may be forked: print a line of JSON for each case."""
+    for number, case in enumerate(cases):
+        print(json.dumps([case.name, verdict(case, folder / str(number))]), flush=True)
+
+
+def verdicts(script: str, folder: Path) -> dict[str, str | None]:
+    """What is wrong with how each case ended, by its name, as `judge` in a process of `script` says."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, script, str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    return dict(json.loads(line) for line in ran.stdout.splitlines())
 
 
 def _resident() -> int:

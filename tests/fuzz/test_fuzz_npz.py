@@ -6,9 +6,6 @@ process, or runs code.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +17,6 @@ import torch
 from envs.cave import layouts
 from envs.cave.level_sets import LevelSet
 
-ROOT = Path(__file__).parents[2]
 SEED = 20240402
 MOST = 1 << 30
 """Bytes that no file may cost."""
@@ -56,22 +52,12 @@ def verdict(case: malformed_npz.Case, folder: Path) -> str | None:
     return None
 
 
-def main(folder: Path) -> None:
-    """In a process without threads, whose children may be forked: a line of JSON for each case."""
-    torch.set_num_threads(1)
-    for number, case in enumerate(malformed_npz.cases(SEED)):
-        print(json.dumps([case.name, verdict(case, folder / str(number))]), flush=True)
-
-
-def test_no_file_is_read_wrongly_or_costs_more_than_a_line(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert ran.returncode == 0, ran.stderr
-    verdicts = dict(json.loads(line) for line in ran.stdout.splitlines())
+def test_no_level_set_or_layouts_file_is_read_wrongly_or_costs_more_than_a_line(tmp_path):
+    verdicts = sandbox.verdicts(__file__, tmp_path)
     assert len(verdicts) >= 150
     assert not {name: wrong for name, wrong in verdicts.items() if wrong}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    torch.set_num_threads(1)
+    sandbox.judge(malformed_npz.cases(SEED), verdict, Path(sys.argv[1]))

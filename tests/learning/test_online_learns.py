@@ -43,7 +43,7 @@ def test_beer_swings_up_the_pendulum(runner, tmp_path):
     ],
     ids=" ".join,
 )
-def test_cartpole_balance(runner, tmp_path, settings):
+def test_every_online_agent_balances_the_pole(runner, tmp_path, settings):
     """A random policy gets about 350, the upper limit is 1000. In short runs of small networks returns go up and down.
 
     Means of two seeds were: ddpg 957, td3 881, beer 743, beer_td3 797, dr3 906, infer 915.

@@ -73,7 +73,7 @@ def test_actions_span_the_action_spec() -> None:
         np.testing.assert_allclose(env._env.physics.data.ctrl, wanted, atol=1e-15)
 
 
-def test_identity_mapping_is_exact() -> None:
+def test_actions_that_need_no_scaling_arrive_to_the_bit() -> None:
     """Where the spec is [-1, 1], even an action too small to survive `(a + 1) / 2` arrives unchanged."""
     env = envs.dmc.make_single("cartpole-balance", seed=0)
     env.reset()

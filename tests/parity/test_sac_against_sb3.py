@@ -133,7 +133,7 @@ def test_an_exported_seed_acts_and_values_as_ours():
         assert torch.equal(model.log_ent_coef.detach(), agent.temperature_params["log_temperature"][i])
 
 
-def test_a_run_from_the_command_line(monkeypatch, tmp_path):
+def test_a_run_of_sac_with_beer_is_evaluated_again_and_exported(monkeypatch, tmp_path):
     run = f"run_dir={tmp_path}/run"
     given = ["agent=sac", "regularizer=beer", "env=gym/Pendulum-v1", "seeds=2", *TINY, run]
     assert main(monkeypatch, *given) == 0

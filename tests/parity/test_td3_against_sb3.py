@@ -76,7 +76,7 @@ def test_updates_equal_sb3(algorithm, monkeypatch):
     agent = TD3(config, Regularizer(), OBS, ACT, SEEDS)
     batches = random_batch(torch.Generator().manual_seed(0), updates)
 
-    # SB3 first, one model a seed, with our starting weights, our batches and our noise.
+    # SB3 first, one model per seed, with our starting weights, our batches and our noise.
     models = []
     for i in range(len(SEEDS)):
         model = kind(

@@ -13,15 +13,11 @@ from envs.dmc.suite.rewards import tolerance
 from envs.physics.base import Physics
 from envs.streams import EpisodeStreams
 
-CONTROL_TIMESTEP = 0.025
-"""(seconds)"""
 STAND_HEIGHT = 1.4
 """Height of the head above which the standing reward is 1 (m)."""
 WALK_SPEED = 1
 RUN_SPEED = 10
 """Horizontal speeds above which the moving reward is 1 (m/s)."""
-MAX_ATTEMPTS = 200
-"""Random poses tried for one without contacts."""
 
 SUITE = Domain("humanoid")
 
@@ -49,22 +45,33 @@ def run_pure_state() -> BatchedTask:
 class Humanoid(BatchedTask):
     """Stand still (`move_speed` 0) or move at `move_speed` (m/s), in any direction."""
 
+    body = "humanoid"
+    control_timestep = 0.025
+    """(seconds)"""
+    max_attempts = 200
+    """Random poses tried for one without contacts."""
+    torso = "torso"
+    torso_upward = 8
+    """Which entry of the torso's rotation matrix is 1 when it stands: zz."""
+    limbs = "left_hand", "left_foot", "right_hand", "right_foot"
+
     def __init__(self, move_speed: float, pure_state: bool = False) -> None:
         """`pure_state`: observe positions and velocities instead of features of them."""
-        super().__init__(load_model("humanoid"), CONTROL_TIMESTEP)
+        super().__init__(load_model(self.body), self.control_timestep)
         self._move_speed, self._pure_state = move_speed, pure_state
 
     def bind(self, physics: Physics) -> None:
         super().bind(physics)
-        self.torso_upright = physics.named("xmat", "torso")[:, 8]  # zz
+        rotation = physics.named("xmat", self.torso)
+        self.torso_upright = rotation[:, self.torso_upward]
         self.head_height = physics.named("xpos", "head")[:, 2]
-        self.center_of_mass_velocity = physics.named("sensordata", "torso_subtreelinvel")
-        self.torso_vertical_orientation = physics.named("xmat", "torso")[:, 6:]  # zx, zy, zz
+        self.center_of_mass_velocity = physics.named("sensordata", f"{self.torso}_subtreelinvel")
+        self.torso_vertical_orientation = rotation[:, 6:]  # zx, zy, zz
         self.joint_angles = physics.qpos[:, 7:]  # without the free root joint
         self._xpos, self._ncon = physics.data("xpos"), physics.data("ncon")
-        self._torso_frame = physics.named("xmat", "torso").unflatten(1, (3, 3))
-        self._torso_pos = physics.named("xpos", "torso")[:, None]
-        self._limbs = physics.indices("xpos", ["left_hand", "left_foot", "right_hand", "right_foot"])
+        self._torso_frame = rotation.unflatten(1, (3, 3))
+        self._torso_pos = physics.named("xpos", self.torso)[:, None]
+        self._limbs = physics.indices("xpos", self.limbs)
         self._random_joints = RandomJoints(self)
 
     def extremities(self) -> Tensor:
@@ -77,7 +84,7 @@ class Humanoid(BatchedTask):
             self.physics.forward(pending)
             return self._ncon > 0
 
-        self.physics.retry(mask, attempt, MAX_ATTEMPTS)
+        self.physics.retry(mask, attempt, self.max_attempts)
 
     def get_observation(self) -> dict[str, Tensor]:
         if self._pure_state:

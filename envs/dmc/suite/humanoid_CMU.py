@@ -2,26 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from envs.dmc.suite.base import BatchedTask, Domain, RandomJoints, load_model
-from envs.dmc.suite.rewards import tolerance
-from envs.physics.base import Physics
-from envs.streams import EpisodeStreams
-
-CONTROL_TIMESTEP = 0.02
-"""(seconds)"""
-STAND_HEIGHT = 1.4
-"""Height of the head above which the standing reward is 1 (m)."""
-WALK_SPEED = 1
-RUN_SPEED = 10
-"""Horizontal speeds above which the moving reward is 1 (m/s)."""
-MAX_ATTEMPTS = 1000
-"""Random poses tried for one without contacts; about one in eight has none."""
+from envs.dmc.suite.base import BatchedTask, Domain
+from envs.dmc.suite.humanoid import RUN_SPEED, WALK_SPEED, Humanoid
 
 SUITE = Domain("humanoid_CMU")
 
@@ -41,58 +23,12 @@ def run() -> BatchedTask:
     return HumanoidCMU(move_speed=RUN_SPEED)
 
 
-class HumanoidCMU(BatchedTask):
-    """Stand still (`move_speed` 0) or move at `move_speed` (m/s), in any direction."""
+class HumanoidCMU(Humanoid):
+    """`Humanoid`'s task with another body."""
 
-    def __init__(self, move_speed: float) -> None:
-        super().__init__(load_model("humanoid_CMU"), CONTROL_TIMESTEP)
-        self._move_speed = move_speed
-
-    def bind(self, physics: Physics) -> None:
-        super().bind(physics)
-        thorax = physics.named("xmat", "thorax")
-        self.thorax_upright = thorax[:, 7]  # zy: lying, the thorax's frame has y upward
-        self.torso_vertical_orientation = thorax[:, 6:]  # zx, zy, zz
-        self.head_height = physics.named("xpos", "head")[:, 2]
-        self.center_of_mass_velocity = physics.named("sensordata", "thorax_subtreelinvel")
-        self.joint_angles = physics.qpos[:, 7:]  # without the free root joint
-        self._xpos, self._ncon = physics.data("xpos"), physics.data("ncon")
-        self._thorax_frame = thorax.unflatten(1, (3, 3))
-        self._thorax_pos = physics.named("xpos", "thorax")[:, None]
-        self._limbs = physics.indices("xpos", ["lhand", "lfoot", "rhand", "rfoot"])
-        self._random_joints = RandomJoints(self)
-
-    def extremities(self) -> Tensor:
-        """Hands and feet as seen from the thorax, (W, 12)."""
-        return ((self._xpos[:, self._limbs] - self._thorax_pos) @ self._thorax_frame).flatten(1)
-
-    def initialize_episode(self, mask: Tensor, random: EpisodeStreams) -> None:
-        def attempt(k: Any, pending: Tensor) -> Tensor:
-            self.physics.set_state(pending, self._random_joints(random.attempt(k)))
-            self.physics.forward(pending)
-            return self._ncon > 0
-
-        self.physics.retry(mask, attempt, MAX_ATTEMPTS)
-
-    def get_observation(self) -> dict[str, Tensor]:
-        return {
-            "joint_angles": self.joint_angles,
-            "head_height": self.head_height,
-            "extremities": self.extremities(),
-            "torso_vertical": self.torso_vertical_orientation,
-            "com_velocity": self.center_of_mass_velocity,
-            "velocity": self.physics.qvel,
-        }
-
-    def get_reward(self) -> Tensor:
-        standing = tolerance(self.head_height, (STAND_HEIGHT, math.inf), margin=STAND_HEIGHT / 4)
-        upright = tolerance(self.thorax_upright, (0.9, math.inf), margin=1.9, value_at_margin=0, sigmoid="linear")
-        small_control = tolerance(self.physics.ctrl, margin=1, value_at_margin=0, sigmoid="quadratic").mean(dim=1)
-        reward = (4 + small_control) / 5 * standing * upright
-        velocity = self.center_of_mass_velocity[:, :2]
-        if self._move_speed == 0:
-            return reward * tolerance(velocity, margin=2).mean(dim=1)
-        speed = torch.linalg.vector_norm(velocity, dim=1)
-        bounds, margin = (self._move_speed, math.inf), self._move_speed
-        move = tolerance(speed, bounds, margin, value_at_margin=0, sigmoid="linear")
-        return reward * (5 * move + 1) / 6
+    body = "humanoid_CMU"
+    control_timestep = 0.02
+    max_attempts = 1000  # about one random pose in eight has no contacts
+    torso = "thorax"
+    torso_upward = 7  # zy: lying, the thorax's frame has y upward
+    limbs = "lhand", "lfoot", "rhand", "rfoot"
