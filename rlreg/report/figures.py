@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rlreg.metrics import metric
@@ -57,4 +58,4 @@ def _draw_panels(figure: Any, panels: Sequence[Panel], columns: Sequence[str], l
     figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=min(7, 2 * across, len(named)))
     seeds = sorted({curve.seeds for panel in panels for curve in panel.curves})
     says = f"mean over {' or '.join(map(str, seeds))} seeds; band: 95 % bootstrap interval of that mean"
-    figure.supxlabel(says, fontsize=9)
+    figure.supxlabel(fill(says, int(14 * figure.get_figwidth())), fontsize=9)  # some 15 letters an inch
