@@ -115,3 +115,30 @@ def test_the_worlds_benchmark_writes_its_tables(tmp_path) -> None:
     assert {("reacher-easy", "dm_control"), ("Hopper-v4", "make_vec"), ("Hopper-v4", "ours")} <= names
     assert all(row["steps_per_cpu_second"] > 0 for row in found["rows"]) and len(found["parts"]) == 4
     assert "| Hopper-v4 | 4 | 1 |" in done.stdout
+
+
+def test_tricks_for_speed_are_raced_and_compute_what_the_plain_way_does(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import tricks
+
+    for make in (lambda: tricks.narrow(6), tricks.one_matrix, tricks.masking):
+        torch.manual_seed(0)
+        plain, _ = make()
+        torch.manual_seed(0)
+        _, ours = make()
+        assert len(tricks.ratios((plain, ours), 2, 1e-4)) == 2
+    x, weight, bias = torch.randn(9, 5), torch.randn(5, 3), torch.randn(1, 3)
+    networks = tricks.networks
+    torch.testing.assert_close(networks._transposed_product(x, weight, bias), networks._product(x, weight, bias))
+    mask, bad = torch.tensor([True, False])[:, None], torch.tensor([[1.0, -0.0], [torch.nan, torch.inf]])
+    assert tricks.optim._where(mask, bad).tolist() == [[1.0, -0.0], [0.0, 0.0]]
+
+
+@pytest.mark.slow
+def test_two_checkouts_are_compared_turn_by_turn(tmp_path) -> None:
+    given = ["--learners", "ddpg", "--modes", "eager", "--rounds", "3", "--seconds", "0.02"]
+    command = [sys.executable, str(ROOT / "benchmarks/before_and_after.py"), str(ROOT), str(ROOT), *given]
+    done = subprocess.run([*command, "--out", str(tmp_path / "ratios.md")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in (tmp_path / "ratios.md").read_text().splitlines() if line.startswith("| ddpg"))
+    assert 0.2 < float(line.split("|")[4]) < 5
