@@ -6,7 +6,6 @@ Needs Chromium (Debian's package `chromium`).
 
 from __future__ import annotations
 
-import csv
 import shutil
 import socket
 import subprocess
@@ -18,37 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from rlreg.logger import Logger  # noqa: E402
-from rlreg.metrics import metric  # noqa: E402
-from rlreg.naming import hparams_of, read_config, run_folders  # noqa: E402
-from rlreg.task import Loop  # noqa: E402
+from rlreg.by_seed import write_seeds, write_stream  # noqa: E402
+from rlreg.errors import UserError  # noqa: E402
+from rlreg.naming import run_folders  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TABS = {"timeseries": "timeseries", "dashboard": "custom_scalars", "hparams": "hparams"}
-
-
-def stream(run: Path, target: Path) -> None:
-    """Write what a run's `eval.csv` and `config.yaml` say as the event stream that the run itself would have left."""
-    cfg = read_config(run / "config.yaml")
-    rows = list(csv.DictReader((run / "eval.csv").open()))
-    loop = Loop.CURRICULUM if "solved" in rows[0] else Loop.ONLINE
-    seeds = sorted({int(row["seed"]) for row in rows})
-    logger = Logger(target, seeds, loop)
-    logger.hparams(hparams_of(cfg))
-    for step in sorted({int(row["step"]) for row in rows}):
-        here = [row for row in rows if int(row["step"]) == step]
-        values = {
-            metric(name).tag: torch.tensor([float(row[name]) for row in here])
-            for name in here[0]
-            if name not in ("step", "seed") and metric(name).tag
-        }
-        logger.scalars(step, values)
-    logger.close()
 
 
 @contextmanager
@@ -93,14 +70,22 @@ def main() -> None:
     if browser() is None:
         sys.exit(f"no browser found ({', '.join(BROWSERS)}); on Debian: apt-get install chromium")
     pictures = ROOT / "docs" / "pictures"
-    for name, kept in (("beer", "results/beer"), ("dred", "results/dred")):
-        with tempfile.TemporaryDirectory() as logdir:
-            for run in run_folders(ROOT / kept):
-                stream(run, Path(logdir) / run.relative_to(ROOT / kept))
-            with tensorboard(Path(logdir)) as address:
-                for tab, anchor in TABS.items():
-                    shoot(f"{address}/#{anchor}", pictures / f"{name}_{tab}.png")
-                    print(pictures / f"{name}_{tab}.png", flush=True)
+    for name in ("beer", "dred"):
+        kept = ROOT / "results" / name
+        with tempfile.TemporaryDirectory() as folder:
+            means, seeds = Path(folder) / "means", Path(folder) / "seeds"
+            for run in run_folders(kept):
+                place = run.relative_to(kept)
+                try:
+                    write_stream(run, means / place)
+                    write_seeds(run, seeds / place)
+                except UserError as error:  # such as a run without evaluations
+                    print(error, file=sys.stderr)
+            for logdir, tabs in ((means, TABS), (seeds, {"seeds": "hparams"})):
+                with tensorboard(logdir) as address:
+                    for tab, anchor in tabs.items():
+                        shoot(f"{address}/#{anchor}", pictures / f"{name}_{tab}.png")
+                        print(pictures / f"{name}_{tab}.png", flush=True)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class ToGymnasium(gymnasium.vector.VectorEnv):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Observations (S*N, O). `seed`: see `world_seeds`; without one, worlds go on with their random streams.
 
-        Raises `UserError` for a seed where the worlds have theirs for good (`envs.gym_vector`).
+        Raises `UserError` for a seed where the worlds have theirs for good, as those of `FromGymnasium`.
         """
         if seed is not None:
             self.env.reseed(world_seeds(seed, self.num_envs))

@@ -109,6 +109,8 @@ class FlatEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         if env.spec.max_episode_steps is None:
             raise UserError(f"'{name}' has no time limit; give one, as in env.max_episode_steps=1000")
         self.max_episode_steps = env.spec.max_episode_steps
+        self.original_spaces = env.observation_space, env.action_space
+        """Of the environment that this one wraps: the observations' and the actions'."""
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (flatdim(env.observation_space),), np.float32)
         if seed is not None:
             env.unwrapped.np_random, _ = np_random(seed)

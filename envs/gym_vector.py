@@ -89,6 +89,15 @@ class GymVectorEnv(VectorEnv):
             obs, _ = self._processes.reset() if self._processes else self._group.reset()
         return self._observations(obs)[0]
 
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """A seed for each world (S * N,): the next `reset` begins with the episode of `env.reset(seed=...)`."""
+        groups = [list(seeds[i : i + self._rows]) for i in range(0, len(seeds), self._rows)]
+        if self._processes:
+            with self._workers_alive():
+                self._processes.set_attr("seeds", groups)
+        else:
+            self._group.seeds = groups[0]
+
     def step(self, action: Tensor) -> Step:
         self._actions.reshape(-1, self.action_dim)[: self._worlds] = action.numpy(force=True).reshape(
             self._worlds, self.action_dim

@@ -73,7 +73,7 @@ class World:
     """
 
     def __init__(self, env: gymnasium.Env, label: str, seed: int) -> None:
-        self.env, self.label, self._seed = env, label, seed
+        self.env, self.label, self.seed = env, label, seed
         self.problems: list[str] = []
         """What went wrong, in words; whoever reads it clears it."""
         self._globals = Globals(seed)
@@ -83,13 +83,19 @@ class World:
         self._obs = np.zeros(env.observation_space.shape, np.float32)
         self._keep_generators(first=True)
 
+    def reseed(self, seed: int) -> None:
+        """Begin anew with `seed`, as if the world had been made with it: its next episode is `env.reset(seed=seed)`."""
+        self.seed, self._begun = seed, False
+        self._globals = Globals(seed)
+        seed_own_generators(self.env, seed)
+
     def reset(self) -> NDArray[np.float32]:
         """Start the next episode of this world's random stream. Returns its first observation (O,).
 
         Where even `ATTEMPTS` episodes do not begin with a finite one: zeros, and every step is bad.
         """
         self._keep_generators(first=not self._begun)
-        return self._begin(None if self._begun else self._seed)
+        return self._begin(None if self._begun else self.seed)
 
     def _begin(self, seed: int | None) -> NDArray[np.float32]:
         self._begun = True
@@ -149,7 +155,7 @@ class World:
         if "bit_generator" in rngs:  # of a version that knew of one generator only
             rngs = {"np_random": rngs}
         if not self._begun and not first and rngs.keys() != own_generators(self.env).keys():
-            self._begin(self._seed)  # an environment may make its generators in the first reset
+            self._begin(self.seed)  # an environment may make its generators in the first reset
         there = own_generators(self.env)
         for name, rng in there.items():
             if name in rngs:
@@ -158,7 +164,7 @@ class World:
             self._globals.own, self._globals.used = state["globals"], True
         others = any("." in name for name in there)
         self._keep_generators(first)
-        obs = self._begin(self._seed if first and (others or not self._begun) else None)
+        obs = self._begin(self.seed if first and (others or not self._begun) else None)
         for action in state["actions"]:
             obs, *_ = self.step(action)
         if "obs" in state and not self._as_it_was(state):
@@ -243,6 +249,16 @@ class Group(gymnasium.Env):
     def state(self, states: list[dict[str, Any]]) -> None:
         for row, (world, state) in enumerate(zip(self._worlds, states, strict=True)):
             self.observation[:, row] = world.restore(state)
+
+    @property
+    def seeds(self) -> list[int]:
+        """What every world was last seeded with."""
+        return [world.seed for world in self._worlds]
+
+    @seeds.setter
+    def seeds(self, seeds: Sequence[int]) -> None:
+        for world, seed in zip(self._worlds, seeds, strict=True):
+            world.reseed(seed)
 
     def close(self) -> None:
         for world in self._worlds:

@@ -40,7 +40,8 @@ class TrainConfig:
     """Offline: updates made by one CUDA graph, which saves the launches between them; 10 to 50 where the network is
     small. Without a graph it changes nothing. The same results as one by one."""
     num_envs: int = 1
-    """N, worlds for each seed; each iteration steps all of them, then makes N * updates_per_step updates."""
+    """N, worlds for each seed; each iteration steps all of them, then makes N * updates_per_step updates. What is due
+    after a number of steps that N does not divide comes with the iteration that passes it; the run's end too."""
     updates_per_iteration: int | None = None
     """So many updates instead, each time all worlds have been stepped: for many worlds, fewer than their number."""
     n_step: int = 1
@@ -78,8 +79,7 @@ class TrainConfig:
             self.buffer_capacity,
             f"at least train.num_envs={self.num_envs}",
         )
-        for stride in ("num_envs", "updates_per_call"):
-            multiple_of(self, "train", "log_every", "checkpoint_every", "total_steps", stride=stride)
+        multiple_of(self, "train", "log_every", "checkpoint_every", "total_steps", stride="updates_per_call")
 
     @property
     def updates_an_iteration(self) -> int:
@@ -237,6 +237,8 @@ class Config:
     run_dir: str | None = None
     """Where the run lives: by default runs/<env>/<agent>-<what differs from the defaults>-<hash>; `latest` is the run
     that something was last written of."""
+    logger: str = "tensorboard"
+    """tensorboard, or wandb (extra wandb): Weights & Biases, which takes what TensorBoard is given."""
     runs_root: str = "runs"
     """Where run folders are made by default."""
     checkpoint: Any = None
@@ -270,6 +272,7 @@ class Config:
     def __post_init__(self) -> None:
         require(self.episodes >= 1, "episodes", self.episodes, "a whole number >= 1")
         require(self.threads >= 0, "threads", self.threads, "a whole number >= 0")
+        require(self.logger in ("tensorboard", "wandb"), "logger", self.logger, "tensorboard or wandb")
         stride = self.train.updates_per_call
         valid = f"a multiple of train.updates_per_call={stride}"
         require(self.eval.every % stride == 0, "eval.every", self.eval.every, valid)

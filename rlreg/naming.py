@@ -32,6 +32,7 @@ LOOKS |= {"train.video_every"}
 NOT_IDENTITY = {
     *("mode", "run_dir", "runs_root", "checkpoint", "table", "launcher", "threads", "trust"),
     *("collect", "mixture", "out", "level_set", "episodes", "history", "differs", "runs", "report", "dry"),
+    "logger",
     *("train.updates_per_call", "train.max_bad_share", "env.workers"),
     *("regularizer.name", "agent.own_regularizer"),
     *LENGTH_AND_LOOKS,

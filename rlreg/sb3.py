@@ -77,11 +77,13 @@ def load(
 def export_zip(run_dir: str | Path, seed: int, checkpoint: int | None = None, trust: bool = False) -> Path:
     """Write `load`'s model as SB3's own zip, `<run_dir>/sb3/seed-<k>.zip`, and return its path.
 
-    It opens with the `load` of SB3's class, such as `stable_baselines3.TD3.load`, where this package is not installed.
-    Its spaces are those of our single environments: flat float32 observations, actions in [-1, 1] or discrete.
-    Raises `UserError`.
+    It opens with the `load` of SB3's class, such as `stable_baselines3.TD3.load`, where this package is not installed,
+    and fits the environment that `gymnasium.make` gives: its spaces are that one's, where they are a Box of observations
+    and a Box of real actions or discrete ones. For other tasks, such as dm_control's, they are those of our single
+    environments: flat float32 observations, actions in [-1, 1]. Raises `UserError`.
     """
     model = load(run_dir, seed, checkpoint, trust=trust)
+    _fit_the_original(model)
     path = Path(run_dir) / "sb3" / f"seed-{seed}.zip"
     try:
         RunFolder(Path(run_dir)).refuse_links()
@@ -93,6 +95,21 @@ def export_zip(run_dir: str | Path, seed: int, checkpoint: int | None = None, tr
     finally:
         model.get_env().close()
     return path
+
+
+def _fit_the_original(model: BaseAlgorithm) -> None:
+    """Give the model, before it is saved, the spaces of the environment that ours wraps.
+
+    SB3's actors act in [-1, 1] and scale to the bounds of its action space, as our wrapper does; observations are
+    flattened by its policy. A Dict of observations, or actions that are no real numbers, stay ours.
+    """
+    try:
+        observations, actions = model.get_env().envs[0].get_wrapper_attr("original_spaces")
+    except AttributeError:
+        return
+    real = isinstance(actions, gymnasium.spaces.Box) and np.issubdtype(actions.dtype, np.floating)
+    if isinstance(observations, gymnasium.spaces.Box) and (real or actions == model.action_space):
+        model.observation_space, model.action_space = observations, actions
 
 
 def td3_model(

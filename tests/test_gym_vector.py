@@ -20,6 +20,7 @@ from conftest import ROOT
 
 import envs.dmc
 import envs.gym
+from envs.adapters import ToGymnasium
 from envs.base import Step, VectorEnv, world_seed
 from envs.dmc import DMControlEnv
 from envs.gym_vector import GymVectorEnv, _processes
@@ -259,3 +260,20 @@ def test_auto_starts_as_many_processes_as_there_are_cores_and_worlds_for(monkeyp
 def test_worlds_of_no_seed_or_no_number_are_refused(seeds: list[int], worlds: int) -> None:
     with pytest.raises(UserError, match="at least one seed and one world"):
         envs.dmc.make("cartpole-balance", seeds, worlds)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_worlds_are_seeded_as_gymnasiums_own(workers: int) -> None:
+    """`reset(seed=k)` of our worlds for everybody is what environment i says to `reset(seed=k + i)`, and again so."""
+    worlds = envs.gym.make("Pendulum-v1", (5,), 4, workers=workers, backend="gymnasium")
+    ours, theirs = ToGymnasium(worlds), gymnasium.make_vec("Pendulum-v1", num_envs=4)
+    try:
+        ours.reset()
+        for seed in (11, [3, 1, 4, 15], 11):
+            first = ours.reset(seed=seed)[0]
+            np.testing.assert_array_equal(first, theirs.reset(seed=seed)[0])
+            after, wanted = ours.step(np.full((4, 1), 0.5, np.float32)), theirs.step(np.ones((4, 1), np.float32))
+            np.testing.assert_allclose(after[0], wanted[0], rtol=1e-6)
+        assert not np.array_equal(ours.reset()[0], first)
+    finally:
+        ours.close()

@@ -128,3 +128,24 @@ def test_a_table_takes_a_longer_run_at_its_own_length(tmp_path):
     assert cells[200].values("return_last_ten").tolist() == [1.5]
     assert cells[200].evaluations("return")[0].tolist() == [0, 100, 200]
     assert cells[500].status() == "at step 400 of 500"
+
+
+def test_any_number_of_worlds_needs_no_other_setting(monkeypatch, capsys, tmp_path):
+    """Three worlds do not divide 400 steps: the run ends with the iteration that reaches them, and is complete."""
+    run = [*PENDULUM, "train.num_envs=3", f"run_dir={tmp_path}/run", "train.keep_replay=true"]
+    assert main(monkeypatch, *run) == 0
+    steps = [int(row["step"]) for row in rows(tmp_path / "run")]
+    assert steps == [0, 102, 201, 300, 402]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 402
+    cfg = RunFolder(tmp_path / "run").load_config()
+    cell = Cell("row", "column", [], cfg, RunFolder(tmp_path / "run"))
+    assert cell.complete and cell.evaluations("return")[0].tolist() == steps
+    capsys.readouterr()
+    assert main(monkeypatch, *run) == 0 and "complete at step 402" in capsys.readouterr().out
+    # extended, it is the run of that length, and a cell of the first length still has its figures
+    assert main(monkeypatch, *run, "train.total_steps=500") == 0
+    assert main(monkeypatch, *PENDULUM, "train.num_envs=3", f"run_dir={tmp_path}/whole", "train.total_steps=500") == 0
+    assert (tmp_path / "run/eval.csv").read_bytes() == (tmp_path / "whole/eval.csv").read_bytes()
+    longer = Cell("row", "column", [], cfg, RunFolder(tmp_path / "run"))
+    assert longer.evaluations("return")[0].tolist() == steps
+    assert longer.values("return").tolist() == cell.evaluations("return")[1][-1].tolist()

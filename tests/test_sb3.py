@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import stable_baselines3
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, main
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
@@ -364,3 +365,22 @@ def test_baselines_refuse_what_they_cannot_do():
         SB3(SB3Config(name="x", algorithm="PPO", settings={"n_steps": 1}), Regularizer(), 3, 1, [0])
     with pytest.raises(UserError, match=r"agent\.discount=1\.5 is not valid"):
         SB3Config(**dataclasses.asdict(SB3Config(name="x", algorithm="SAC")) | {"discount": 1.5})
+
+
+def test_an_export_fits_the_environment_that_gymnasium_makes(runs, monkeypatch, tmp_path):
+    """Its bounds are that environment's, and what it does there is what the run's own policy does in ours."""
+    settings_ = [*TINY, "env=gym/Pendulum-v1", "agent=ddpg", "train.total_steps=200", f"run_dir={tmp_path}/run"]
+    assert main(monkeypatch, *settings_) == 0
+    path = rlreg.sb3.export_zip(tmp_path / "run", 0)
+    theirs, agent = gymnasium.make("Pendulum-v1"), load_agent(RunFolder(tmp_path / "run"))[0]
+    model = stable_baselines3.DDPG.load(path, env=theirs)  # refused by SB3 where spaces differ
+    assert model.action_space == theirs.action_space and model.observation_space == theirs.observation_space
+    ours = make_single("Pendulum-v1")
+    obs, same = theirs.reset(seed=1)[0], ours.reset(seed=1)[0]
+    for _ in range(20):
+        action = model.predict(obs, deterministic=True)[0]
+        obs, reward, *_ = theirs.step(action)
+        same, wanted, *_ = ours.step(agent.act(torch.from_numpy(same)[None, None])[0, 0].numpy())
+        np.testing.assert_allclose(obs, same, rtol=1e-5, atol=1e-5)
+        assert reward == pytest.approx(wanted, rel=1e-4)
+    model.learn(120, reset_num_timesteps=False)

@@ -1,10 +1,11 @@
-"""`mode=runs`: the runs that there are."""
+"""`mode=runs`: the runs that there are, and their seeds one by one for TensorBoard."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from rlreg.by_seed import write_seeds
 from rlreg.config import seed_list
 from rlreg.errors import UserError
 from rlreg.naming import agent_name, read_config, run_folders
@@ -79,7 +81,10 @@ def _found(cfg: DictConfig, folder: Path) -> Found:
 
 
 def run(cfg: DictConfig) -> None:
-    """List the runs below `runs_root`, newest first; `agent=` and `env=` on the command line choose among them."""
+    """List the runs below `runs_root`, newest first; `agent=` and `env=` on the command line choose among them.
+
+    With `out`, a folder, TensorBoard streams of their single seeds are written there, by `rlreg.by_seed`.
+    """
     given = {override.partition("=")[0] for override in HydraConfig.get().overrides.task}
     found = [
         run
@@ -94,3 +99,11 @@ def run(cfg: DictConfig) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if cfg.out:
+        root, out, count = Path(cfg.runs_root), Path(cfg.out), 0
+        for one in found:
+            try:
+                count += write_seeds(one.folder, out / one.folder.relative_to(root))
+            except UserError as error:
+                print(f"warning: {error}", file=sys.stderr, flush=True)
+        print(f"{count} seeds of {len(found)} runs written; look at them by: tensorboard --logdir {out}")

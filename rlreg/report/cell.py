@@ -59,7 +59,7 @@ class Cell:
     def values(self, measure: str) -> np.ndarray:
         """(S,) of a complete run; NaN where a seed has no such figure. A longer run's are those of this length."""
         summary = self.summary()
-        if summary["steps"] > self.cfg.train.total_steps:
+        if summary["steps"] >= self._end:
             name = measure.removesuffix("_last_ten")
             _, values = self.evaluations(name)
             return values[1:][-10:].mean(axis=0) if name != measure else values[-1]
@@ -85,7 +85,7 @@ class Cell:
             return []
         path = self.folder.eval_csv
         found = _read(path, path.stat().st_mtime_ns, path.stat().st_size)
-        return [row for row in found if int(row["step"]) <= self.cfg.train.total_steps]
+        return [row for row in found if int(row["step"]) < self._end]
 
     def measures(self) -> list[str]:
         """The columns of its evaluations."""
@@ -97,6 +97,11 @@ class Cell:
         steps, values = self.evaluations("return")
         # Seeds that run one after another, as Stable-Baselines3's do, are at different steps.
         return round(np.where(np.isfinite(values), steps[:, None], 0).max(axis=0).mean()) if len(steps) else 0
+
+    @property
+    def _end(self) -> int:
+        """The first step beyond this length: a run ends with the iteration of all its worlds that reaches it."""
+        return self.cfg.train.total_steps + OmegaConf.select(self.cfg, "train.num_envs", default=1)
 
     def status(self) -> str:
         """What the table shows of a run that is not complete."""

@@ -125,12 +125,12 @@ class Training(ABC):
                 bar.update(self.stride)
                 if self._passed(self.cfg.log_every):
                     self._log()
-                if self._passed(self.eval_cfg.every) or self.step == self.cfg.total_steps:
+                if self._passed(self.eval_cfg.every) or self.step >= self.cfg.total_steps:
                     self._evaluate(bar)
                 if self.cfg.video_every and self._passed(self.cfg.video_every):
                     self._film()
                 stop = interrupted()
-                if stop or self._passed(self.cfg.checkpoint_every) or self.step == self.cfg.total_steps:
+                if stop or self._passed(self.cfg.checkpoint_every) or self.step >= self.cfg.total_steps:
                     self.save()
                 self._end_without_seeds()
                 if stop:

@@ -136,6 +136,7 @@ class SB3Training:
         env = VecMonitor(VecWorlds(self.make_env((seed,), self.cfg.num_envs, Purpose.TRAIN)))
         eval_env = self.make_env((seed,), self.eval_cfg.episodes, Purpose.EVALUATE)
         model = self.agent.build(seed, env, self.cfg)
+        env.venv._reset_seeds()  # SB3 asks for seed, seed + 1, ...: our worlds have streams that no two runs share
         if isinstance(model, OffPolicyAlgorithm):
             _leave_out_bad_rows(model.replay_buffer, env.venv)
         # Of one seed only: the seeds run one after another, and TensorBoard has one value for a step.
