@@ -28,6 +28,7 @@ from rlreg.regularizers import Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.rollouts import Rollout, play
 from rlreg.training.curriculum import CurriculumTraining
+from rlreg.training.episodes import EpisodeWindow
 
 
 @dataclass
@@ -96,6 +97,7 @@ class Curriculum(CurriculumAgent):
         require(not self.grows or capacity > number, "agent.levels.capacity", capacity, valid)
         levels = replace(self.config.levels, capacity=capacity, dataset_levels=number)
         self.buffer = ScoredLevels(levels, len(self.seeds), math.prod(space.level_shape), dataset, self.device)
+        self.episodes = EpisodeWindow(len(self.seeds), self.num_envs, self.device)
         self.warm_up = self.buffer.warm_up_cycles(self.num_envs) if self.uses_dataset else 0
         self.num_cycles = self.warm_up + num_updates
         self.cycles = 0
@@ -133,13 +135,9 @@ class Curriculum(CurriculumAgent):
         return self.play(levels.flatten(2), index, stream)
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """Update the student, and say how its episodes went that it learns from."""
-        episodes = rollout.done.sum(dim=(1, 2)).clamp_min(1)
-        returns = torch.where(rollout.finished, rollout.reward, 0.0).sum(dim=(1, 2))
-        return self.student.update(rollout) | {
-            "rollout/ep_rew_mean": returns / episodes,
-            "rollout/ep_len_mean": rollout.finished.sum(dim=(1, 2)) / episodes,
-        }
+        """Update the student, and say how the last hundred episodes went that it learnt from."""
+        self.episodes.add_rollout(rollout.reward, rollout.done)
+        return self.student.update(rollout) | self.episodes.means()
 
     def scores(self, rollout: Rollout) -> Scores:
         """Of every episode that finished, at its last step, (S, T, N)."""
@@ -188,7 +186,7 @@ class Curriculum(CurriculumAgent):
         return self.student.state()
 
     def progress(self) -> dict[str, Any]:
-        return {"levels": self.buffer.state()}
+        return {"levels": self.buffer.state(), "episodes": self.episodes.state()}
 
 
 class LevelReplay(Curriculum):

@@ -1,11 +1,24 @@
 #!/usr/bin/env bash
-# The tour of docs/tour.md, from the top of the repository.
+# The tour of docs/tour.md, from the top of the repository: bash docs/tour.sh. Sizes may be given: STEPS=1000 bash ...
 set -euo pipefail
-python run.py agent=beer env=gym/Pendulum-v1 train.total_steps=5000 train.warmup_steps=1000 eval.every=1000 seeds=2 train.keep_replay=true
-python run.py mode=runs                                   # what there is
-python run.py mode=evaluate run_dir=latest eval.episodes=5
-python run.py agent=beer env=gym/Pendulum-v1 train.total_steps=10000 train.warmup_steps=1000 eval.every=1000 seeds=2 train.keep_replay=true
-python run.py agent=ddpg env=gym/Pendulum-v1 train.total_steps=10000 train.warmup_steps=1000 eval.every=1000 seeds=2
-python run.py mode=runs env=gym/Pendulum-v1               # BEER and DDPG, side by side
-python run.py mode=video run_dir=models/cartpole-swingup out=films
-python run.py mode=export run_dir=latest
+RUN=${RUN:-python run.py}
+STEPS=${STEPS:-5000} MORE=${MORE:-10000} WARMUP=${WARMUP:-1000} EVERY=${EVERY:-1000} FILM=${FILM:-cartpole-swingup}
+
+# train; after its first evaluation it is stopped, as by Ctrl-C
+$RUN agent=beer env=gym/Pendulum-v1 seeds=2 train.total_steps=$STEPS train.warmup_steps=$WARMUP eval.every=$EVERY train.keep_replay=true ${EXTRA:-} &
+until grep -qs "^$EVERY," runs/gym/Pendulum-v1/beer-*/eval.csv || ! kill -0 $!; do sleep 0.2; done
+kill -TERM $! 2>/dev/null || true
+wait $! || true
+# go on: the same command
+$RUN agent=beer env=gym/Pendulum-v1 seeds=2 train.total_steps=$STEPS train.warmup_steps=$WARMUP eval.every=$EVERY train.keep_replay=true ${EXTRA:-}
+# look
+$RUN mode=runs
+$RUN mode=evaluate run_dir=latest eval.episodes=5
+# extend: the same command with more steps
+$RUN agent=beer env=gym/Pendulum-v1 seeds=2 train.total_steps=$MORE train.warmup_steps=$WARMUP eval.every=$EVERY train.keep_replay=true ${EXTRA:-}
+# compare
+$RUN agent=ddpg env=gym/Pendulum-v1 seeds=2 train.total_steps=$MORE train.warmup_steps=$WARMUP eval.every=$EVERY train.keep_replay=true ${EXTRA:-}
+$RUN mode=runs env=gym/Pendulum-v1 out=runs/by-seed
+# film, and take along
+$RUN mode=video run_dir=models/$FILM out=films
+$RUN mode=export run_dir=latest

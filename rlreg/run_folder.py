@@ -31,8 +31,10 @@ PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-basel
 
 DEEPEST = 20
 """Levels of a configuration, one within another."""
-OWN = ("config.yaml", "eval.csv", "times.csv", "transfer.csv", "summary.json")
-OWN += ("tensorboard", "checkpoints", "replay", "sb3")
+OWN = (
+    *("config.yaml", "eval.csv", "times.csv", "transfer.csv", "summary.json", "wandb-id.txt"),
+    *("tensorboard", "checkpoints", "replay", "sb3", "wandb"),
+)
 """What a run writes in its folder, beside hidden files."""
 
 

@@ -6,9 +6,10 @@ on goes on there as well: what it is called there is kept in its folder.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rlreg.errors import UserError
 from rlreg.files import read_text, write_atomic
@@ -19,21 +20,27 @@ PROJECT = "rlreg"
 """The project, where the environment variable WANDB_PROJECT names no other."""
 
 
-@contextmanager
-def wandb_sync(folder: RunFolder) -> Iterator[None]:
-    """Have wandb take up whatever is written to TensorBoard inside. `folder` has its `config.yaml` already.
+def wandb_sync(folder: RunFolder) -> AbstractContextManager[None]:
+    """Has wandb take up whatever is written to TensorBoard inside; `folder` has its `config.yaml` by then.
 
-    Raises `UserError` where wandb is not installed, or cannot begin, such as for want of a login.
+    Raises `UserError` at once where wandb is not installed, and on entering where it cannot begin.
     """
     try:
-        import wandb
+        import wandb  # noqa: F401  here: an extra
     except ImportError:
         raise UserError("logger=wandb: wandb is not installed; pip install wandb, or give logger=tensorboard") from None
+    return _following(folder)
+
+
+@contextmanager
+def _following(folder: RunFolder) -> Iterator[None]:
+    import wandb
+
     kept = folder.path / "wandb-id.txt"
     if not kept.exists():
         write_atomic(kept, secrets.token_hex(4) + "\n")
     settings = {
-        "project": None if wandb.Settings().project else PROJECT,
+        "project": os.environ.get("WANDB_PROJECT", PROJECT),
         "id": read_text(kept).strip(),
         "name": "/".join(folder.path.resolve().parts[-2:]),
         "config": hparams_of(folder.read_config()),

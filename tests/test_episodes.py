@@ -32,6 +32,28 @@ def test_the_means_are_those_of_a_deque(num_envs):
         torch.testing.assert_close(window.means()[tag], torch.tensor(wanted), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("done_share", [0.02, 0.3])
+def test_rollouts_count_as_steps_do(done_share):
+    """Whole rollouts at once, against the same steps one by one; what no end came to is begun anew."""
+    generator = torch.Generator().manual_seed(1)
+    window = EpisodeWindow(2, 5)
+    deques = [deque(maxlen=WINDOW) for _ in range(2)]
+    for _ in range(4):
+        reward = torch.rand(2, 40, 5, generator=generator)
+        done = torch.rand(2, 40, 5, generator=generator) < done_share
+        window.add_rollout(reward, done)
+        running = torch.zeros(2, 2, 5)
+        for t in range(40):
+            running[0] += reward[:, t]
+            running[1] += 1
+            for s, n in done[:, t].nonzero().tolist():
+                deques[s].append(running[:, s, n].tolist())
+                running[:, s, n] = 0
+    for k, tag in enumerate(("rollout/ep_rew_mean", "rollout/ep_len_mean")):
+        wanted = torch.tensor([sum(episode[k] for episode in one) / len(one) for one in deques])
+        torch.testing.assert_close(window.means()[tag], wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_the_speed_is_of_the_last_minute(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])

@@ -5,13 +5,16 @@ import csv
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, main
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
 
+from rlreg.by_seed import write_seeds, write_stream
 from rlreg.logger import BAND, Logger
 from rlreg.task import Loop
+
+TAG = "eval/mean_reward"
 
 
 def written(folder) -> EventAccumulator:
@@ -82,13 +85,50 @@ def test_an_unfinished_run_has_its_row_of_hparams(tmp_path):
 
 
 @pytest.mark.parametrize("kept, tag", [("beer", "eval/mean_reward"), ("dred", "eval/solved")])
-def test_the_documentations_pictures_are_of_what_kept_runs_measured(monkeypatch, tmp_path, kept, tag):
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    from pictures import stream
-
+def test_a_stream_is_made_of_what_a_kept_run_measured(tmp_path, kept, tag):
     run = next((ROOT / "results" / kept).rglob("eval.csv")).parent
-    stream(run, tmp_path / "run")
-    steps = {int(row["step"]) for row in csv.DictReader((run / "eval.csv").open())}
+    write_stream(run, tmp_path / "run")
+    rows = list(csv.DictReader((run / "eval.csv").open()))
+    steps = sorted({int(row["step"]) for row in rows})
     events = written(tmp_path / "run")
-    assert [point.step for point in events.Scalars(tag)] == sorted(steps)
+    assert [point.step for point in events.Scalars(tag)] == steps
     assert "value/error" not in events.Tags()["scalars"] or kept == "beer"
+    # one by one: a row of HParams and the own curve of each seed, by what it is
+    for _ in range(2):  # again, it takes the first one's place
+        assert write_seeds(run, tmp_path / "seeds") == 3
+    column = "solved" if kept == "dred" else "return"
+    for seed in (0, 1, 2):
+        assert len(list((tmp_path / f"seeds/seed-{seed}").iterdir())) == 1
+        events = written(tmp_path / f"seeds/seed-{seed}")
+        own = {int(row["step"]): float(row[column]) for row in rows if row["seed"] == str(seed)}
+        points = {point.step: point.value for point in events.Scalars(tag)}
+        assert points == pytest.approx(own, rel=1e-6)
+        start = metadata.parse_session_start_info_plugin_data(
+            events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        )
+        assert start.hparams["seed"].number_value == seed and "seeds" not in start.hparams
+        assert {"agent", "env", "regularizer"} <= set(start.hparams)
+
+
+def test_seeds_of_unfinished_runs_are_written_too(monkeypatch, capsys, tmp_path):
+    """Of a run that was stopped at its first evaluation, by `mode=runs out=...`; one without any is passed over."""
+    for name, lines in (("whole", 4), ("stopped", 2), ("empty", 0)):
+        folder = tmp_path / "runs/gym/Hopper-v4" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(
+            "agent: {name: td3}\nregularizer: {name: none, _target_: rlreg.regularizers.Regularizer}\n"
+            "env: {name: gym/Hopper-v4}\ntrain: {total_steps: 10}\nseeds: [3, 7]\n"
+        )
+        rows = [f"{step},{seed},{step + seed}.0" for step in (0, 10) for seed in (3, 7)][:lines]
+        if rows:
+            (folder / "eval.csv").write_text("\n".join(["step,seed,return", *rows]) + "\n")
+    assert main(monkeypatch, "mode=runs", f"runs_root={tmp_path}/runs", f"out={tmp_path}/seeds") == 0
+    printed = capsys.readouterr()
+    assert "4 seeds of 3 runs written; look at them by: tensorboard --logdir" in printed.out
+    assert "warning: " in printed.err and "empty/eval.csv" in printed.err
+    points = {
+        (name, seed): [p.value for p in written(tmp_path / f"seeds/gym/Hopper-v4/{name}/seed-{seed}").Scalars(TAG)]
+        for name in ("whole", "stopped")
+        for seed in (3, 7)
+    }
+    assert points == {("whole", 3): [3, 13], ("whole", 7): [7, 17], ("stopped", 3): [3], ("stopped", 7): [7]}

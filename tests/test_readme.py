@@ -1,13 +1,16 @@
 """The commands and code of README.md and docs/: every setting exists, every link leads somewhere, the code runs."""
 
+import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY
-from hydra.core.global_hydra import GlobalHydra
 from test_runner import main
 
 from rlreg.build import build_task, load_agent
@@ -64,16 +67,27 @@ def test_the_snippet_evaluates_and_goes_on_training(monkeypatch, capsys, tmp_pat
     assert not any(torch.equal(a, b) for a, b in zip(names["before"], model.actor.parameters(), strict=True))
 
 
-def test_the_library_page_runs_as_it_stands(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    GlobalHydra.instance().clear()
-    names = {"__name__": "docs"}
-    for block in blocks(ROOT / "docs" / "library.md", "python"):
-        exec(block, names)
-    printed = capsys.readouterr().out
+def test_the_library_notebook_runs_as_it_stands(monkeypatch, tmp_path):
+    """Its code is the page's, each block runs, and what was drawn when it was made is drawn again."""
+    nbformat = pytest.importorskip("nbformat", reason="nbclient and ipykernel come with the extra test")
+    pytest.importorskip("ipykernel")
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    notebook = importlib.import_module("notebook")
+    kept = nbformat.read(ROOT / "docs" / "library.ipynb", as_version=4)
+    assert [(cell.cell_type, cell.source) for cell in kept.cells] == [
+        (cell.cell_type, cell.source) for cell in notebook.cells()
+    ], "docs/library.md has changed: python docs/notebook.py"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    run = notebook.executed(tmp_path)
+    both = {"run": run, "kept": kept}
+    shown = {name: [o for cell in nb.cells for o in cell.get("outputs", [])] for name, nb in both.items()}
+    pictures = {name: sum("image/png" in output.get("data", {}) for output in found) for name, found in shown.items()}
+    assert pictures == {"run": 2, "kept": 2}
+    printed = "".join(output.text for output in shown["run"] if output.output_type == "stream")
     assert "resuming from step 300" in printed and "my_run at step 600, 1 episodes per seed" in printed
-    assert names["action"].shape == (1, 4, 1) and len(names["results"]["final"]["return"]) == 2
-    assert printed.rstrip().endswith("(8, 5) (8,)") and (tmp_path / "my_run/sb3/seed-0.zip").exists()
+    assert "global_step=72, episodic_return=" in printed and printed.rstrip().endswith("(8, 5) (8,)")
+    assert (tmp_path / "my_run/sb3/seed-0.zip").exists() and (tmp_path / "films/seed-0.mp4").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -83,11 +97,43 @@ def test_every_link_and_picture_is_there(page):
             assert (page.parent / target).exists(), target
 
 
-def test_the_tour_is_its_page_and_composes():
+def test_the_tour_is_its_page():
     page, script = ((ROOT / "docs" / name).read_text() for name in ("tour.md", "tour.sh"))
-    (block,) = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
-    told = [line for line in block.splitlines() if line.startswith("python")]
-    assert [line for line in script.splitlines() if line.startswith("python")] == told and len(told) == 8
+    told = [line for block in blocks(ROOT / "docs/tour.md", "sh") for line in block.splitlines() if "run.py" in line]
+    sizes = dict(re.findall(r"(\w+)=\$\{\1:-([^}]+)\}", script))
+    done = []
+    for line in script.splitlines():
+        if line.startswith("$RUN"):
+            line = line.removesuffix(" &").removesuffix(" ${EXTRA:-}")
+            done.append(re.sub(r"\$(\w+)", lambda name: sizes[name.group(1)], line))
+    assert done == told and len(told) > 8 and "resuming from step" in page
+
+
+def test_the_tour_from_its_beginning_to_its_end(tmp_path):
+    """The script itself, at a small size: a run is stopped, goes on, is extended, compared, filmed and exported."""
+    sizes = {"STEPS": "600", "MORE": "800", "WARMUP": "100", "EVERY": "200", "FILM": "cave_escape"}
+    small = "agent.hidden=[16,16] agent.batch_size=16 eval.episodes=2 eval.samples=64 compile=eager threads=1"
+    given = {"RUN": f"{sys.executable} {ROOT / 'run.py'}", "EXTRA": small, "OMP_NUM_THREADS": "1"}
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    tour, env = ["bash", str(ROOT / "docs/tour.sh")], os.environ | sizes | given
+    done = subprocess.run(tour, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = done.stdout
+    assert "the same command goes on from there" in done.stderr
+    places = [
+        *("resuming from step", "return 5-episode", "resuming from step 600", "ddpg", "4 seeds of 2 runs written"),
+        *("films/seed-0.mp4", "sb3/seed-0.zip"),
+    ]
+    at = -1
+    for place in places:
+        at = out.find(place.replace("return 5-episode", "5 episodes a seed"), at + 1)
+        assert at >= 0, (place, out)
+    beer, ddpg = (next((tmp_path / "runs/gym/Pendulum-v1").glob(f"{name}-*")) for name in ("beer", "ddpg"))
+    for run in (beer, ddpg):
+        steps = [int(row.split(",")[0]) for row in (run / "eval.csv").read_text().splitlines()[1:]]
+        assert steps == sorted(2 * [0, 200, 400, 600, 800])
+    assert len(list((tmp_path / "runs/by-seed").rglob("events.out.tfevents.*"))) == 4
+    assert (tmp_path / "films/seed-0.mp4").stat().st_size > 1000 and (tmp_path / "films/seed-0.png").exists()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "models").iterdir()))

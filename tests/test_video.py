@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_runner import main
 
 from rlreg.errors import UserError
@@ -91,12 +92,36 @@ def test_films_of_a_student_in_levels_are_written_with_their_sheets(monkeypatch,
             "agent.information.every=0", "env.count=4", "env.evaluate_count=4", "env.max_episode_steps=20",
             "train.total_steps=2", "eval.every=2", "agent.levels.capacity=8"]  # fmt: skip
     run = f"run_dir={tmp_path}/run"
-    assert main(monkeypatch, "env=cave_escape", "agent=plr", "seeds=2", *tiny, run, "threads=1") == 0
+    given = ["env=cave_escape", "agent=plr", "seeds=2", *tiny, run, "threads=1"]
+    assert main(monkeypatch, *given, "train.video_every=1") == 0
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    assert [film.step for film in events.Images("film/episode")] == [1, 2]
+    assert {"levels/likeliest/seed-0", "levels/likeliest/seed-1"} <= set(events.Tags()["images"])
     assert main(monkeypatch, "mode=video", run, "episodes=2", f"out={tmp_path}/films") == 0
     for seed in (0, 1):
         film = frames_of(tmp_path / f"films/seed-{seed}.mp4")
         assert film[0].shape == (240, 240, 3) and 4 <= len(film) <= 42
         assert np.asarray(Image.open(tmp_path / f"films/seed-{seed}.png")).shape == (484, 6 * 240 + 20, 3)
+
+
+@opengl_works
+def test_a_run_films_itself_for_tensorboard(monkeypatch, capsys, tmp_path):
+    """Every 200 steps a film of the first seed, moving in TensorBoard and as a file; the run's figures are the same."""
+    run = [*TINY, "env=dmc/cartpole-swingup", "env.action_repeat=50", "agent=td3", "seeds=[3,7]"]
+    filmed = [*run, f"run_dir={tmp_path}/run", "train.video_every=200"]
+    assert main(monkeypatch, *filmed) == 0
+    assert "no film" not in capsys.readouterr().err
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    films = events.Images("film/episode")
+    assert [film.step for film in films] == [200, 400]
+    for film in films:
+        picture = Image.open(io.BytesIO(film.encoded_image_string))
+        assert picture.format == "GIF" and picture.n_frames == 21 and film.width == 240
+        assert np.asarray(picture.convert("RGB")).std() > 5
+    assert len(frames_of(tmp_path / "run/videos/step-400.mp4")) == 21
+    assert (tmp_path / "run/videos/step-400.png").exists()
+    assert main(monkeypatch, *run, f"run_dir={tmp_path}/plain") == 0
+    assert (tmp_path / "plain/eval.csv").read_bytes() == (tmp_path / "run/eval.csv").read_bytes()
 
 
 class Unfilmable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +18,7 @@ from rlreg.files import read_text, write_atomic
 from rlreg.run_folder import RunFolder
 from rlreg.task import Loop, Task
 from rlreg.training.offline import require_same_data
+from rlreg.wandb_sync import wandb_sync
 
 
 def run(cfg: DictConfig) -> None:
@@ -29,6 +30,7 @@ def run(cfg: DictConfig) -> None:
     # Whatever a setting can be refused by comes before the folder is made, so that a refused run leaves none behind.
     task = build_task(cfg)
     agent = build_agent(cfg, task, seeds, settings.device)
+    follow = wandb_sync(folder) if settings.logger == "wandb" else nullcontext()
     where = f"run folder: {folder.path}{_backends(task, settings)}"
     if folder.complete_for(cfg):
         with folder.locked():
@@ -51,7 +53,8 @@ def run(cfg: DictConfig) -> None:
         print(where, flush=True)
         if problem := folder.problem_with_results():
             print(f"warning: {problem}; written again at the run's end", file=sys.stderr, flush=True)
-        results = loop.run()
+        with follow:
+            results = loop.run()
         folder.finish(results)
         _drop_replay(folder, settings)
     _print(results)

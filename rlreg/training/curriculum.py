@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rlreg.agent import CurriculumAgent
+from rlreg.checkpoint import flatten
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.files import write_atomic
@@ -138,6 +139,11 @@ class CurriculumTraining(Training):
             "classifier": self.classifier.state(),
             "information": {"bound": self.information},
         }
+
+    def _as_today(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        # An earlier version kept no window of episodes: it begins anew.
+        window = {k: v for k, v in flatten(self._tensors()).items() if k.startswith("curriculum/episodes/")}
+        return window | tensors
 
     def _info(self) -> dict[str, Any]:
         own = {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps, "total_steps": self.cfg.total_steps}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 WINDOW = 100
@@ -26,15 +27,31 @@ class EpisodeWindow:
         """One step: rewards and ends of episodes (S, N)."""
         self.episode_return += reward
         self.episode_length += 1
+        self._record(self.episode_return, self.episode_length, done)
+        self.episode_return.masked_fill_(done, 0.0)
+        self.episode_length.masked_fill_(done, 0.0)
+
+    def add_rollout(self, reward: Tensor, done: Tensor) -> None:
+        """T steps (S, T, N) of worlds that all begin an episode with the first: what no end came to is left out."""
+        total, steps = reward.cumsum(dim=1), torch.arange(1.0, reward.shape[1] + 1, device=reward.device)
+        length = steps[:, None].expand_as(total)
+        step = torch.where(done, torch.arange(reward.shape[1], device=done.device)[:, None], -1)
+        before = F.pad(step.cummax(dim=1).values[:, :-1], (0, 0, 1, 0), value=-1)  # where the episode before ended
+        begun = before.clamp_min(0)
+        episode_return, episode_length = (
+            x - torch.where(before >= 0, x.gather(1, begun), 0.0) for x in (total, length)
+        )
+        self._record(*(x.flatten(1) for x in (episode_return, episode_length, done)))
+
+    def _record(self, episode_return: Tensor, episode_length: Tensor, done: Tensor) -> None:
+        """Take up those episodes (S, K) that are `done`, in their order."""
         rank = done.cumsum(dim=1)  # 1, 2, ... for those that ended now
         ended = rank[:, -1:]
         kept = done & (rank > ended - WINDOW)
         slot = torch.where(kept, (self.count + rank - 1) % WINDOW, WINDOW)
-        self.returns.scatter_(1, slot, self.episode_return)
-        self.lengths.scatter_(1, slot, self.episode_length)
+        self.returns.scatter_(1, slot, episode_return)
+        self.lengths.scatter_(1, slot, episode_length)
         self.count += ended
-        self.episode_return.masked_fill_(done, 0.0)
-        self.episode_length.masked_fill_(done, 0.0)
 
     def means(self) -> dict[str, Tensor]:
         """`rollout/ep_rew_mean` and `rollout/ep_len_mean`, (S,); NaN before a seed's first episode has ended."""

@@ -46,7 +46,8 @@ class OnlineTraining(BatchTraining):
         """`make_env(num_envs, purpose)` gives the training worlds and those to evaluate in."""
         seeds, device = agent.seeds, agent.device
         self.env, self.stride = make_env(train.num_envs, Purpose.TRAIN), train.num_envs
-        capacity = min(train.buffer_capacity, train.total_steps)
+        last_step = -(-train.total_steps // train.num_envs) * train.num_envs  # of the iteration that ends the run
+        capacity = min(train.buffer_capacity, last_step)
         ahead = (train.n_step, agent.discount, train.num_envs) if train.n_step > 1 else ()
         self.replay = Replay(seeds, capacity, agent.obs_dim, agent.action_dim, device, *ahead)
         self.replay_log = ReplayLog(folder.replay)
