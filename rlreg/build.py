@@ -59,15 +59,13 @@ def load_agent(
     `trust` as in `RunFolder.load_config`. Raises `UserError`.
     """
     cfg = folder.load_config(trust)
-    valid = step is None or step in ("best", "last") or (isinstance(step, int) and not isinstance(step, bool))
-    require(valid, "checkpoint", step, "last, best or the step of a checkpoint")
-    if step == "best":
-        found = Checkpoints(folder.best).load()
-        if found is None:
-            raise UserError(f"run_dir={folder.path}: checkpoint=best is kept by runs with train.keep_best=true only")
+    checkpoints, best = Checkpoints(folder.checkpoints), Checkpoints(folder.best)
+    number = checkpoint_step(folder, step)
+    if step in (None, "last"):
+        found = checkpoints.newest_whole()
     else:
-        checkpoints = Checkpoints(folder.checkpoints)
-        found = checkpoints.newest_whole() if step in (None, "last") else checkpoints.load(step)
+        of_best = step == "best" or (number in best.steps() and number not in checkpoints.steps())
+        found = (best if of_best else checkpoints).load(number)
     if found is None:
         raise UserError(f"run_dir={folder.path}: no checkpoint yet")
     step, tensors, _ = found
@@ -75,6 +73,23 @@ def load_agent(
     held = {k.removeprefix("agent/"): v for k, v in tensors.items() if k.startswith("agent/")}
     copy_into(agent.state(), held, str(folder.checkpoints))
     return agent, step
+
+
+def checkpoint_step(folder: RunFolder, checkpoint: int | str | None) -> int | None:
+    """The step that `checkpoint=` means: `best`, `last` (None too) or a step; None where there is no last one yet.
+
+    Raises `UserError` for anything else, and where no best one was kept.
+    """
+    if checkpoint in (None, "last"):
+        return next(iter(Checkpoints(folder.checkpoints).steps()[-1:]), None)
+    if checkpoint == "best":
+        kept = Checkpoints(folder.best).steps()
+        if not kept:
+            raise UserError(f"run_dir={folder.path}: checkpoint=best is kept by runs with train.keep_best=true only")
+        return kept[-1]
+    valid = isinstance(checkpoint, int) and not isinstance(checkpoint, bool)
+    require(valid, "checkpoint", checkpoint, "last, best or the step of a checkpoint")
+    return checkpoint
 
 
 def check_device(device: str) -> None:

@@ -1,8 +1,8 @@
 """TensorBoard: one event stream per run, Stable-Baselines3's tags, a dashboard for each kind of loop, HParams.
 
-TensorBoard shows nothing of its own accord once there are more than 40 streams: so a run has one, whatever the number
-of its seeds. A quantity's tag holds the mean over the seeds; those of the dashboard have a band as well, under
-`BAND`. What single seeds did is in `eval.csv`.
+TensorBoard's Custom Scalars tab shows nothing of its own accord once there are more than 40 streams: so a run has one,
+whatever the number of its seeds. A quantity's tag holds the mean over the seeds; those of the dashboard have a band as
+well, under `BAND`. What single seeds did is in `eval.csv`, of which `rlreg.by_seed` makes streams.
 """
 
 from __future__ import annotations

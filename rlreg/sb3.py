@@ -38,14 +38,14 @@ TD3_PARTS = {*NETWORKS, "actor_optimizer", "critic_optimizer"}
 def load(
     run_dir: str | Path,
     seed: int = 0,
-    checkpoint: int | None = None,
+    checkpoint: int | str | None = None,
     device: str = "cpu",
     render_mode: str | None = None,
     trust: bool = False,
 ) -> BaseAlgorithm:
     """One seed of a run as a Stable-Baselines3 model, attached to a fresh environment of the run's task.
 
-    The model holds the seed's networks and targets from the newest checkpoint, or from that of step `checkpoint`,
+    The model holds the seed's networks and targets from `checkpoint`: 'last' (the newest, as by default), 'best' or a step's,
     and the run's hyperparameters; that of an online agent its Adam moments and update count too, where an offline
     agent's Adam begins afresh. `render_mode='rgb_array'` is what `VecVideoRecorder(model.get_env(), ...)` wants.
 
@@ -74,7 +74,7 @@ def load(
     return model
 
 
-def export_zip(run_dir: str | Path, seed: int, checkpoint: int | None = None, trust: bool = False) -> Path:
+def export_zip(run_dir: str | Path, seed: int, checkpoint: int | str | None = None, trust: bool = False) -> Path:
     """Write `load`'s model as SB3's own zip, `<run_dir>/sb3/seed-<k>.zip`, and return its path.
 
     It opens with the `load` of SB3's class, such as `stable_baselines3.TD3.load`, where this package is not installed,

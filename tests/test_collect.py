@@ -358,6 +358,8 @@ MISTAKES = {
     ("out=SET", "collect.seed=5"): "collect.seed=5: the run has seeds 3, 7",
     ("out=SET", "run_dir=/no/run"): "no run there",
     ("out=SET", "collect.kind=medium-expert", "checkpoint=100"): "takes two",
+    ("out=SET", "checkpoint=best"): "checkpoint=best is kept by runs with train.keep_best=true only",
+    ("out=SET", "checkpoint=newest"): "checkpoint=newest is not valid; give last, best or the step of a checkpoint",
     ("out=SET", "checkpoint=150"): "step 150",
     ("out=SET", "collect.kind=full-replay", "checkpoint=150"): "the replay memory at step 150 is not there",
     ("out=SET", "mixture=random"): "unknown mixture 'random'",

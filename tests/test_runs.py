@@ -12,6 +12,7 @@ from conftest import TINY
 from omegaconf import OmegaConf
 from test_runner import main
 
+import rlreg.sb3
 from rlreg.checkpoint import Checkpoints
 from rlreg.report.cell import Cell
 from rlreg.run_folder import RunFolder
@@ -95,6 +96,12 @@ def test_the_best_checkpoint_is_kept(monkeypatch, capsys, tmp_path):
     assert f"at step {best}, " in printed and f"seed 0: return {returns[best]:.2f}" in printed
     assert main(monkeypatch, "mode=evaluate", run, "checkpoint=last", "eval.episodes=2") == 0
     assert "at step 400, " in capsys.readouterr().out
+    assert main(monkeypatch, "mode=evaluate", run, f"checkpoint={best}", "eval.episodes=2") == 0
+    assert f"at step {best}, " in capsys.readouterr().out
+    assert main(monkeypatch, "mode=export", run, "checkpoint=best") == 0
+    exported = rlreg.sb3.load(tmp_path / "run", 0, "best")
+    (_, kept, _) = Checkpoints(tmp_path / "run/best").load()
+    assert torch.equal(exported.actor.mu[0].weight, kept["agent/actor/0.weight"][0].T)
     assert main(monkeypatch, "mode=evaluate", run, "checkpoint=first") == 2
     assert "checkpoint=first is not valid; give last, best or the step" in capsys.readouterr().err
 

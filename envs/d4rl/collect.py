@@ -41,7 +41,7 @@ from envs.d4rl.settings import CollectConfig
 from envs.d4rl.side_by_side import BatchedWorlds, SideBySide, SingleWorlds
 from envs.d4rl.writing import Rows, joined, target, write_hdf5
 from rlreg.buffers import GOES_ON, STANDS_IN, UNKNOWN, Replay
-from rlreg.build import build_task, load_agent
+from rlreg.build import build_task, checkpoint_step, load_agent
 from rlreg.checkpoint import Checkpoints, ReplayLog
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError, unknown
@@ -127,16 +127,14 @@ def _from_run(cfg: DictConfig, wanted: CollectConfig) -> tuple[Rows, dict[str, A
     if cfg.run_dir:
         _sizes(run_cfg)
     about = _about(run_cfg, wanted, seed) | {"run_commit": _commit_of(folder)}
+    chosen = checkpoint_step(folder, cfg.checkpoint)
     if wanted.kind == "full-replay":
-        step = Checkpoints(folder.checkpoints).steps()[-1:] if cfg.checkpoint is None else [cfg.checkpoint]
-        if not step:
+        if chosen is None:
             raise UserError(f"run_dir={folder.path}: no checkpoint yet")
-        return _replay(folder, run_cfg, seed, step[0]), about | {"steps": step}
+        return _replay(folder, run_cfg, seed, chosen), about | {"steps": [chosen]}
 
     course = ReturnCurve(folder, seed)
-    steps = {
-        kind: course.step(kind, wanted.fraction) if cfg.checkpoint is None else cfg.checkpoint for kind in policies
-    }
+    steps = {kind: course.step(kind, wanted.fraction) if cfg.checkpoint is None else chosen for kind in policies}
     about |= {
         "steps": list(steps.values()),
         "evaluated_returns": [course.returns.get(step, math.nan) for step in steps.values()],

@@ -56,6 +56,7 @@ def read_d4rl_package(name: str, task: Info | None = None, clip_actions: bool = 
             arrays = importlib.import_module("gym").make(name).get_dataset()
     except Exception as error:  # mujoco_py raises a bare Exception where MuJoCo 2.1 is not installed
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the d4rl package cannot give '{name}': {first}") from error
+        instead = "rlreg reads D4RL's own files without it: leave env.path out"
+        raise UserError(f"the d4rl package cannot give '{name}': {first}; {instead}") from error
     kept = {key: np.asarray(arrays[key], np.float32) for key in (*KEYS, *OPTIONAL_KEYS) if key in arrays}
     return checked(kept, f"d4rl:{name}", task, clip_actions)
