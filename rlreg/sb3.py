@@ -45,9 +45,10 @@ def load(
 ) -> BaseAlgorithm:
     """One seed of a run as a Stable-Baselines3 model, attached to a fresh environment of the run's task.
 
-    The model holds the seed's networks and targets from `checkpoint`: 'last' (the newest, as by default), 'best' or a step's,
-    and the run's hyperparameters; that of an online agent its Adam moments and update count too, where an offline
-    agent's Adam begins afresh. `render_mode='rgb_array'` is what `VecVideoRecorder(model.get_env(), ...)` wants.
+    The model holds the seed's networks and targets from the newest checkpoint, or from `checkpoint` (best, last or a
+    step), and the run's hyperparameters; that of an online agent its Adam moments and update count too, where an
+    offline agent's Adam begins afresh. `render_mode='rgb_array'` is what `VecVideoRecorder(model.get_env(), ...)`
+    wants.
 
     `model.learn` goes on training, as SB3 does: plain TD3 or DDPG in float32, without the run's regulariser.
     The replay memory stays behind. `learn(n)` therefore begins with `model.learning_starts` random steps

@@ -340,6 +340,25 @@ def test_a_killed_run_resumes_to_the_same_curve(monkeypatch, tmp_path, method):
     assert all(torch.equal(tensor.nan_to_num(), expected[name].nan_to_num()) for name, tensor in tensors.items())
 
 
+@pytest.mark.parametrize("method", ["el_dred", "plr"])
+def test_an_extended_curriculum_says_what_becomes_of_its_schedule(monkeypatch, capsys, tmp_path, method):
+    """One line where a schedule depends on the length: eta of DRED's second term. PLR has none."""
+    run = [f"agent={method}", *TINY, f"run_dir={tmp_path}/run"]
+    assert main(monkeypatch, *run, "train.total_steps=2") == 0
+    # as an earlier version left it: without the window of the last episodes
+    checkpoints = Checkpoints(tmp_path / "run/checkpoints")
+    step, tensors, info = checkpoints.load()
+    earlier = {name: tensor for name, tensor in tensors.items() if "/episodes/" not in name}
+    assert len(earlier) == len(tensors) - 5
+    checkpoints.save(step, earlier, info)
+    capsys.readouterr()
+    assert main(monkeypatch, *run) == 0
+    printed = capsys.readouterr().out
+    line = "the schedule of eta, which goes from 0 to 1 over a run, is that of 4 updates from here on; up to step 2 it"
+    assert printed.count(line) == (method == "el_dred") and "resuming from step 2" in printed
+    assert [row["step"] for row in csv.DictReader((tmp_path / "run/eval.csv").open())] == ["0", "2", "4"]
+
+
 def test_a_run_evaluated_again_gives_its_last_row_and_has_no_export(monkeypatch, capsys, tmp_path):
     """Its last row again; on other sets, with its own training levels; there is no export."""
     run = f"run_dir={tmp_path}/run"
