@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from rlreg.by_seed import write_seeds, write_stream  # noqa: E402
 from rlreg.errors import UserError  # noqa: E402
-from rlreg.naming import run_folders  # noqa: E402
+from rlreg.naming import folder_name, run_folders  # noqa: E402
+from rlreg.run_folder import RunFolder  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TABS = {"timeseries": "timeseries", "dashboard": "custom_scalars", "hparams": "hparams"}
@@ -75,7 +76,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             means, seeds = Path(folder) / "means", Path(folder) / "seeds"
             for run in run_folders(kept):
-                place = run.relative_to(kept)
+                cfg = RunFolder(run).read_config()
+                place = Path(cfg.env.name) / folder_name(cfg)  # as the run would be called today
                 try:
                     write_stream(run, means / place)
                     write_seeds(run, seeds / place)
