@@ -56,5 +56,5 @@ def _following(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     finally:
-        run.finish(quiet=True)
+        run.finish()
         wandb.tensorboard.unpatch()
