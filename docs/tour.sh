@@ -19,6 +19,7 @@ $RUN agent=beer env=gym/Pendulum-v1 seeds=2 train.total_steps=$MORE train.warmup
 # compare
 $RUN agent=ddpg env=gym/Pendulum-v1 seeds=2 train.total_steps=$MORE train.warmup_steps=$WARMUP eval.every=$EVERY train.keep_replay=true ${EXTRA:-}
 $RUN mode=runs env=gym/Pendulum-v1 out=runs/by-seed
+$RUN mode=report runs=runs/gym/Pendulum-v1 out=report
 # film, and take along
 $RUN mode=video run_dir=models/$FILM out=films
 $RUN mode=export run_dir=latest

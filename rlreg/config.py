@@ -262,7 +262,7 @@ class Config:
     """The datasets that mode=collect draws from instead."""
     out: str | None = None
     """The file that mode=collect writes, or the folder for the films of mode=video (by default the run's `videos`) or
-    for the files of mode=report (by default `<runs_root>/report`)."""
+    for the files of mode=report (by default `<runs_root>/report`), or for the streams of single seeds of mode=runs."""
     episodes: int = 1
     """Episodes that mode=video films per seed."""
     level_set: Any = MISSING

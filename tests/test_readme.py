@@ -122,7 +122,7 @@ def test_the_tour_from_its_beginning_to_its_end(tmp_path):
     out = done.stdout
     assert "the same command goes on from there" in done.stderr
     places = [
-        *("resuming from step", "return 5-episode", "resuming from step 600", "ddpg", "4 seeds of 2 runs written"),
+        *("resuming from step", "return 5-episode", "resuming from step 600", "ddpg", "4 seeds of 2 runs written", "report/report.html"),
         *("films/seed-0.mp4", "sb3/seed-0.zip"),
     ]
     at = -1

@@ -119,7 +119,7 @@ class Cell:
             summary = self.summary()
             if isinstance(summary.get("seconds"), int | float):
                 steps, seconds = np.array([summary["steps"]]), np.array([float(summary["seconds"])])
-        within = steps <= self.cfg.train.total_steps
+        within = steps < self._end
         return steps[within], seconds[within]
 
     @property
