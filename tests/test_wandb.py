@@ -9,20 +9,31 @@ from conftest import TINY, main
 RUN = [*TINY, "env=gym/Pendulum-v1", "env.max_episode_steps=20", "agent=beer", "seeds=2", "logger=wandb"]
 
 
+BLOCK = 32768
+"""Bytes of a block of wandb's file: a log in LevelDB's format, after a head of seven bytes."""
+
+
+def messages(log: bytes):
+    """What the log holds, each put together of its parts: checksum (4), length (2), kind (1) and the bytes."""
+    at, parts = 7, []
+    while at + 7 <= len(log):
+        if BLOCK - at % BLOCK < 7:  # no room for a head: zeros up to the next block
+            at += BLOCK - at % BLOCK
+            continue
+        length, kind = int.from_bytes(log[at + 4 : at + 6], "little"), log[at + 6]
+        parts.append(log[at + 7 : at + 7 + length])
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield b"".join(parts)
+            parts = []
+
+
 def records(folder) -> list:
     """Everything in the files that wandb keeps of a run while it is offline."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    found = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = Record()
-            record.ParseFromString(data)
-            found.append(record)
-    return found
+    paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    return [Record.FromString(message) for path in paths for message in messages(path.read_bytes())]
 
 
 def test_wandb_follows_the_stream_and_goes_on_with_the_run(monkeypatch, tmp_path):
