@@ -79,9 +79,9 @@ def export_zip(run_dir: str | Path, seed: int, checkpoint: int | str | None = No
     """Write `load`'s model as SB3's own zip, `<run_dir>/sb3/seed-<k>.zip`, and return its path.
 
     It opens with the `load` of SB3's class, such as `stable_baselines3.TD3.load`, where this package is not installed,
-    and fits the environment that `gymnasium.make` gives: its spaces are that one's, where they are a Box of observations
-    and a Box of real actions or discrete ones. For other tasks, such as dm_control's, they are those of our single
-    environments: flat float32 observations, actions in [-1, 1]. Raises `UserError`.
+    and fits the environment that `gymnasium.make` gives: its spaces are that one's, where these are a Box of
+    observations and a Box of real actions, or discrete ones. For other tasks, such as dm_control's, they are those of
+    our single environments: flat float32 observations, actions in [-1, 1]. Raises `UserError`.
     """
     model = load(run_dir, seed, checkpoint, trust=trust)
     _fit_the_original(model)

@@ -121,13 +121,12 @@ def test_the_tour_from_its_beginning_to_its_end(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     out = done.stdout
     assert "the same command goes on from there" in done.stderr
-    places = [
-        *("resuming from step", "return 5-episode", "resuming from step 600", "ddpg", "4 seeds of 2 runs written", "report/report.html"),
-        *("films/seed-0.mp4", "sb3/seed-0.zip"),
-    ]
     at = -1
-    for place in places:
-        at = out.find(place.replace("return 5-episode", "5 episodes a seed"), at + 1)
+    for place in (
+        *("resuming from step", "5 episodes a seed", "resuming from step 600", "ddpg", "4 seeds of 2 runs written"),
+        *("report/report.html", "films/seed-0.mp4", "sb3/seed-0.zip"),
+    ):
+        at = out.find(place, at + 1)
         assert at >= 0, (place, out)
     beer, ddpg = (next((tmp_path / "runs/gym/Pendulum-v1").glob(f"{name}-*")) for name in ("beer", "ddpg"))
     for run in (beer, ddpg):
