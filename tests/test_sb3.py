@@ -158,9 +158,10 @@ import sys
 sys.modules |= dict.fromkeys(("rlreg", "agents", "envs"))  # importing any of them fails
 import gymnasium, numpy as np, stable_baselines3
 
-class Task(gymnasium.Env):
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+class Task(gymnasium.Env):  # with Pendulum-v1's spaces
+    bounds = np.array([1.0, 1.0, 8.0], np.float32)
+    observation_space = gymnasium.spaces.Box(-bounds, bounds, (3,), np.float32)
+    action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
     render_mode = None
     def reset(self, seed=None, options=None):
         return np.zeros(3, np.float32), {}
@@ -188,7 +189,7 @@ def test_the_zips_open_where_this_package_is_not(runs, tmp_path):
         assert path == folder / "sb3" / "seed-9.zip" and list(path.parent.iterdir()) == [path]
         agent, _ = load_agent(RunFolder(folder))
         ours = agent.act(torch.from_numpy(observations()).expand(2, -1, -1))[1]
-        np.testing.assert_allclose(np.load(tmp_path / f"{algorithm}.npy"), ours, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(np.load(tmp_path / f"{algorithm}.npy"), 2 * ours, rtol=0, atol=1e-6)
 
 
 def test_export_writes_a_zip_per_seed(baseline, capsys):
@@ -198,7 +199,7 @@ def test_export_writes_a_zip_per_seed(baseline, capsys):
     agent, _ = load_agent(RunFolder(baseline))
     model = stable_baselines3.TD3.load(baseline / "sb3/seed-9.zip")
     ours = agent.act(torch.from_numpy(observations()).expand(2, -1, -1))[1]
-    np.testing.assert_array_equal(model.predict(observations(), deterministic=True)[0], ours)
+    np.testing.assert_allclose(model.predict(observations(), deterministic=True)[0], 2 * ours, rtol=0, atol=1e-6)
 
 
 def test_learning_goes_on_with_callbacks(trained, tmp_path):
