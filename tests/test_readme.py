@@ -85,7 +85,7 @@ def test_the_library_notebook_runs_as_it_stands(monkeypatch, tmp_path):
     pictures = {name: sum("image/png" in output.get("data", {}) for output in found) for name, found in shown.items()}
     assert pictures == {"run": 2, "kept": 2}
     printed = "".join(output.text for output in shown["run"] if output.output_type == "stream")
-    assert "resuming from step 300" in printed and "my_run at step 600, 1 episodes a seed" in printed
+    assert "resuming from step 300" in printed and "my_run at step 600, 1 episodes per seed" in printed
     assert "global_step=72, episodic_return=" in printed and "(8, 5) (8,)" in printed
     assert "speed: 0.2" in (tmp_path / "point/config.yaml").read_text() and (tmp_path / "point/summary.json").exists()
     assert (tmp_path / "my_run/sb3/seed-0.zip").exists() and (tmp_path / "films/seed-0.mp4").exists()
@@ -123,7 +123,7 @@ def test_the_tour_from_its_beginning_to_its_end(tmp_path):
     assert "the same command goes on from there" in done.stderr
     at = -1
     for place in (
-        *("resuming from step", "5 episodes a seed", "resuming from step 600", "ddpg", "4 seeds of 2 runs written"),
+        *("resuming from step", "5 episodes per seed", "resuming from step 600", "ddpg", "4 seeds of 2 runs written"),
         *("report/report.html", "films/seed-0.mp4", "sb3/seed-0.zip"),
     ):
         at = out.find(place, at + 1)
