@@ -75,7 +75,7 @@ def main() -> None:
         kept = ROOT / "results" / name
         with tempfile.TemporaryDirectory() as folder:
             means, seeds = Path(folder) / "means", Path(folder) / "seeds"
-            for run in run_folders(kept):
+            for run in (run for run in run_folders(kept) if "before" not in run.parts):
                 cfg = RunFolder(run).read_config()
                 place = Path(cfg.env.name) / folder_name(cfg)  # as the run would be called today
                 try:
