@@ -16,12 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rlreg.command import run
-from rlreg.config import check_optional, explain
+from rlreg.config import check_optional
 from rlreg.describe import describe
+from rlreg.explain import explain
 from rlreg.interrupts import Interrupted
 from rlreg.registry import register
 from rlreg.sweep import Sweep, is_sweep
-from rlreg.typed import as_hydra_reads, check_typed
+from rlreg.typed import as_hydra_reads, check_arguments, check_typed
 
 
 @contextmanager
@@ -51,15 +52,21 @@ sys.argv = [as_hydra_reads(argument) for argument in sys.argv if argument not in
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(cfg: DictConfig) -> None:
     with one_line_errors():
-        typed = HydraConfig.get().overrides.task
-        check_optional("protocol", typed)
-        check_typed(cfg, typed)
-        if DESCRIBE:
-            print(describe(cfg, ("", "agent", "regularizer", "env", "train", "eval", *_mode_sections(cfg))), end="")
-        elif not is_sweep():
-            run(cfg)
-        elif not SWEEP.add(cfg):
-            SWEEP.run(run)
+        if is_sweep() and not DESCRIBE:
+            SWEEP.take_up(cfg, do)
+        else:
+            do(cfg)
+
+
+def do(cfg: DictConfig) -> None:
+    """What was typed, once it is known to mean something."""
+    typed = HydraConfig.get().overrides.task
+    check_optional("protocol", typed)
+    check_typed(cfg, typed, is_sweep())
+    if DESCRIBE:
+        print(describe(cfg, ("", "agent", "regularizer", "env", "train", "eval", *_mode_sections(cfg))), end="")
+    else:
+        run(cfg)
 
 
 def _mode_sections(cfg: DictConfig) -> tuple[str, ...]:
@@ -71,5 +78,7 @@ def _mode_sections(cfg: DictConfig) -> tuple[str, ...]:
 if __name__ == "__main__":
     with one_line_errors():
         register()  # here, where a package that is missing is said in one line
-        main()
-        SWEEP.launch()
+        check_arguments(sys.argv[1:])
+        with SWEEP.composing():
+            main()
+        SWEEP.finish()

@@ -14,6 +14,7 @@ from gymnasium.utils.seeding import np_random
 from numpy.typing import NDArray
 
 from envs.backends import choose, make_batched
+from envs.gym_worker import raised
 from rlreg.errors import UserError, unknown
 from rlreg.purpose import Purpose
 from rlreg.task import Task
@@ -35,6 +36,13 @@ def gym_ids() -> tuple[str, ...]:
     modules = {spec.id: str(spec.entry_point) for spec in gymnasium.registry.values()}
     mujoco = (id for id, module in modules.items() if module.startswith("gymnasium.envs.mujoco."))
     return (*(id for id in mujoco if id != "Pusher-v4"), *OTHERS)
+
+
+def other_gym_ids() -> tuple[str, ...]:
+    """What else comes with Gymnasium: choices of `env=` too, though some will be refused for their actions."""
+    own = ("gymnasium.envs.classic_control.", "gymnasium.envs.box2d.", "gymnasium.envs.toy_text.")
+    found = (spec.id for spec in gymnasium.registry.values() if str(spec.entry_point).startswith(own))
+    return tuple(id for id in found if id not in gym_ids() and "/" not in id)
 
 
 class ActionScale:
@@ -132,7 +140,11 @@ class FlatEnv(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
 
     def _flat(self, obs: Any) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # what float32 cannot hold is found, and told, as infinite
-            return flatten(self.env.observation_space, obs).astype(np.float32)
+            flat = flatten(self.env.observation_space, obs).astype(np.float32)
+        if flat.shape != self.observation_space.shape:
+            claimed = self.observation_space.shape[0]
+            raise UserError(f"'{self.env.spec.id}' observed {flat.size} numbers; its observation_space has {claimed}")
+        return flat
 
 
 def make_single(
@@ -158,6 +170,8 @@ def make_single(
         raise unknown("Gymnasium id", id, gym_ids()) from None
     except (gymnasium.error.Error, ImportError, TypeError) as error:  # a missing package, a mistaken argument
         raise UserError(f"cannot make '{id}': {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever its own constructor raises
+        raise UserError(f"cannot make '{id}': it raised {raised(error)}") from error
     return FlatEnv(env, seed)
 
 

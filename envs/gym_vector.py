@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -206,6 +207,8 @@ def _start(groups: Sequence[Callable[[], Group]], preload: str) -> AsyncVectorEn
 
     'forkserver': torch's threads must not be forked, and the server imports the simulator once for all.
     """
+    # What a worker raises is raised here too, by then as one line: Gymnasium need not print it as well.
+    warnings.filterwarnings("ignore", message=r"(?s).*ERROR: ", module="gymnasium.vector.async_vector_env")
     multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", preload])
     return AsyncVectorEnv(
         [partial(in_worker, group, os.getpid()) for group in groups],

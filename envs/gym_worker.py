@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -19,7 +20,7 @@ from gymnasium.vector.async_vector_env import _async_worker
 from numpy.typing import NDArray
 
 from envs.generators import Globals, own_generators, rng_state, seed_own_generators, set_rng_state
-from rlreg.errors import NonFiniteError
+from rlreg.errors import NonFiniteError, UserError
 
 ATTEMPTS = 10
 """Episodes that are begun, one after another, until one begins with a finite observation."""
@@ -56,6 +57,13 @@ def _divergences() -> list[tuple[str, int]]:
     return [(kind, int(getattr(mjtWarning, kind))) for kind in ("mjWARN_BADQPOS", "mjWARN_BADQVEL", "mjWARN_BADQACC")]
 
 
+def raised(error: BaseException) -> str:
+    """What was raised, and where, in one line: `ValueError: no such room (my_env.py:12)`."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}{': ' if text else ''}{text} ({os.path.basename(last.filename)}:{last.lineno})"
+
+
 class World:
     """A single environment that remembers how its present came about.
 
@@ -67,6 +75,7 @@ class World:
     environment it is checked: the observation and the rewards after the replay have to be those that were saved.
 
     A step whose simulation diverged, or whose observation or reward is no finite float32, is bad: its episode is over.
+    What an environment raises is a `UserError` that says where.
 
     `env` has flat float32 observations `(O,)` and takes actions `(A,)`, also where discrete ones are meant; `label`
     says which world it is, for what is told.
@@ -102,7 +111,7 @@ class World:
         self._actions.clear()
         self._return = 0.0
         for _ in range(ATTEMPTS):
-            obs, _ = self._globals.call(self.env.reset, **({} if seed is None else {"seed": seed}))
+            obs, _ = self._call(self.env.reset, **({} if seed is None else {"seed": seed}))
             seed = None
             self._stuck = non_finite(obs, 0.0)
             if self._stuck is None:
@@ -118,7 +127,7 @@ class World:
             return self._obs, 0.0, False, True, True
         self._actions.append(action.copy())
         try:
-            obs, reward, terminated, truncated, _ = self._globals.call(self.env.step, action, within_episode=True)
+            obs, reward, terminated, truncated, _ = self._call(self.env.step, action, within_episode=True)
             problem = non_finite(obs, reward) or diverged(self.env)
         except NonFiniteError as error:
             problem = str(error)
@@ -128,6 +137,19 @@ class World:
         self._obs = obs
         self._return += reward
         return obs, reward, terminated, truncated, False
+
+    def _call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """`function(...)` with the world's own global generators. Raises `UserError` for whatever it raises."""
+        try:
+            return self._globals.call(function, *args, **kwargs)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            where = f"at {'a reset' if function == self.env.reset else f'episode step {len(self._actions)}'}"
+            raise UserError(
+                f"{self.label}: the environment raised {raised(error)} {where}; once that is put right, the same "
+                "command goes on from the last checkpoint"
+            ) from error
 
     @property
     def state(self) -> dict[str, Any]:

@@ -13,31 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from envs.dmc.task_names import TASKS
+
 if TYPE_CHECKING:
     from envs.base import VectorEnv
 
-DMC = {
-    "acrobot": ("swingup", "swingup_sparse"),
-    "ball_in_cup": ("catch",),
-    "cartpole": ("balance", "balance_sparse", "swingup", "swingup_sparse", "two_poles", "three_poles"),
-    "cheetah": ("run",),
-    "dog": ("stand", "walk", "trot", "run", "fetch"),
-    "finger": ("spin", "turn_easy", "turn_hard"),
-    "fish": ("upright", "swim"),
-    "hopper": ("stand", "hop"),
-    "humanoid": ("stand", "walk", "run", "run_pure_state"),
-    "humanoid_CMU": ("stand", "walk", "run"),
-    "lqr": ("lqr_2_1", "lqr_6_2"),
-    "manipulator": ("bring_ball", "bring_peg", "insert_ball", "insert_peg"),
-    "pendulum": ("swingup",),
-    "point_mass": ("easy", "hard"),
-    "quadruped": ("walk", "run", "escape", "fetch"),
-    "reacher": ("easy", "hard"),
-    "stacker": ("stack_2", "stack_4"),
-    "swimmer": ("swimmer6", "swimmer15"),
-    "walker": ("stand", "walk", "run"),
-}
-"""The suite's tasks, written out so that importing `envs` does not load dm_control."""
 GYM = (
     *("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum"),
     *("Reacher", "Swimmer", "Walker2d"),
@@ -47,7 +27,7 @@ GYM = (
 
 def register() -> None:
     """Make every batched task known to Gymnasium: the suite's as `rlreg/<task>-v0`, its own as `rlreg/<id>`."""
-    for domain, tasks in DMC.items():
+    for domain, tasks in TASKS.items():
         for task in tasks:
             _register(f"rlreg/{domain}-{task}-v0", "envs.dmc:make_single", "make_suite", {"task": f"{domain}-{task}"})
     for id in (*(f"{name}-v{version}" for name in GYM for version in (4, 5)), "Pusher-v5"):

@@ -13,7 +13,7 @@ from envs.d4rl import dataset_names
 from envs.d4rl.settings import CollectConfig, MixtureConfig
 from envs.dmc import task_names
 from envs.gridworld import LAYOUTS
-from envs.gym import gym_ids
+from envs.gym import gym_ids, other_gym_ids
 from envs.mujoco_gym.settings import IDS, settings
 from rlreg import checks
 
@@ -157,7 +157,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     for task in task_names():
         store.store(group="env/dmc", name=task, package="env", node=DMCConfig(task=task))
-    for gym_id in gym_ids():
+    for gym_id in (*gym_ids(), *other_gym_ids()):
         store.store(
             group="env/gym", name=gym_id, package="env", node=GymConfig(id=gym_id, settings=_settings_schema(gym_id))
         )

@@ -99,7 +99,7 @@ class Replay:
         """Insert N transitions per seed: obs (S, N, O), action (S, N, A), reward, terminated and truncated (S, N).
 
         Those of `left_out` (S, N) bool are not stored; the seed's transition before stands in their place once more, as
-        all seeds and worlds keep in step. So a row that equals the one before it is no transition of its own.
+        all seeds and worlds keep in step. Such a stand-in is never sampled.
         """
         truncated = torch.zeros_like(terminated) if truncated is None else truncated
         flags = (x[..., None].to(obs.dtype) for x in (terminated, truncated))
@@ -139,9 +139,21 @@ class Replay:
         return self.rows.index_select(1, slots)
 
     def sample(self, stream: str, step: int | Tensor, batch_size: int) -> Batch | NStepBatch:
-        """Uniform with replacement: a function of (seed, stream, step) and what the ring holds."""
-        slots = self.rng.integers(stream, step, (batch_size,), self.size)
+        """Uniform with replacement over what was stored: a function of (seed, stream, step) and what the ring holds."""
+        slots = self._without_stand_ins(self.rng.integers(stream, step, (batch_size,), self.size))
         return self.returns(slots) if self.n_step > 1 else self.batch(self.rows[self._seed_index, slots])
+
+    def _without_stand_ins(self, slots: Tensor) -> Tensor:
+        """`slots` (S, B), each stand-in's replaced by the draw before it in the batch that is none.
+
+        As draws are independent, each one is then uniform over the other rows; nothing is looked at, and no number
+        more is drawn. A batch of stand-ins alone, of a seed that has hardly anything else, stays as it is.
+        """
+        good = self.rows[..., -1][self._seed_index, slots] != STANDS_IN
+        count = torch.arange(slots.shape[1], device=slots.device)
+        source = torch.where(good, count, -1).cummax(dim=1).values
+        source = torch.where(source < 0, good.int().argmax(dim=1, keepdim=True), source)
+        return slots.gather(1, source)
 
     def batch(self, rows: Tensor) -> Batch:
         """Name the columns of rows (S, B, width)."""

@@ -1,26 +1,20 @@
-"""The run's configuration: dataclass schemas, their checks, and one-line explanations of a user's mistakes."""
+"""The run's configuration: dataclass schemas and their checks."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import MISSING, DictConfig, ListConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, ListConfig
 
 from rlreg.checks import multiple_of, not_negative, positive, whole, whole_or_null, within
-from rlreg.errors import UserError, require, unknown
-from rlreg.files import explain_os_error
-from rlreg.old_names import renamed
+from rlreg.errors import require, unknown
 from rlreg.regularizers import SCHEMAS
 
-_HIDDEN = "_schema"  # how base configurations end, of no use by themselves
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -304,79 +298,3 @@ def seed_list(seeds: Any) -> tuple[int, ...]:
         return chosen
     require(isinstance(seeds, int) and not isinstance(seeds, bool) and 1 <= seeds <= 10_000, "seeds", seeds, valid)
     return tuple(range(seeds))
-
-
-NO_LIST = "Cannot merge DictConfig with ListConfig", "keys with values, where a list is wanted"
-"""What OmegaConf says of one, and what we do."""
-
-
-def explain(error: BaseException) -> str | None:
-    """One line for an exception that a user's mistake caused; None for one that is ours."""
-    if isinstance(error, UserError):
-        return str(error)
-    if line := explain_os_error(error):
-        return line
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        kind, _, name = str(error.missing_cfg_file).partition("/")
-        if name.startswith("published/") and name.count("/") >= 2:
-            _, agent, env = name.split("/", 2)
-            folder = CONFIGS / kind / "published" / agent
-            there = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-            return f"no published setting of {agent} for env={env} (there are: {', '.join(there)}); give agent={agent}"
-        return str(unknown(kind, name, [o for o in error.options or () if not o.endswith(_HIDDEN)] + _families(kind)))
-    if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: cannot be read as key=value; where the value has blanks, commas, '=', '~' or brackets, "
-            """quote it twice, as in "env.path='~/my data.hdf5'\""""
-        )
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        composing = lines[0].endswith("raised while composing config:") and len(lines) > 1
-        told = f"{lines[0].split(':')[0]}: {lines[1].replace(*NO_LIST)}" if composing else lines[0]
-        return _explain_key(error, cause) or told
-    return None
-
-
-def choices_of(group: str) -> list[str]:
-    """Every choice of a group: its files, and what its families hold."""
-    stored = [name.removesuffix(".yaml") for name in ConfigStore.instance().repo.get(group, {}) if "." in name]
-    files = [path.stem for path in (CONFIGS / group).glob("*.yaml")]
-    return sorted(name for name in {*stored, *files, *_families(group)} if not name.endswith(_HIDDEN))
-
-
-def _families(group: str) -> list[str]:
-    """The choices of a group's families: tasks in Hydra's ConfigStore, such as dmc/*, and files, such as sb3/*."""
-    tree = ConfigStore.instance().repo.get(group, {})
-    stored = {family: node for family, node in tree.items() if isinstance(node, dict)}
-    files = [f"{path.parent.name}/{path.stem}" for path in (CONFIGS / group).glob("*/*.yaml")]
-    return [f"{family}/{name.removesuffix('.yaml')}" for family, node in stored.items() for name in node] + files
-
-
-def _explain_key(error: BaseException, cause: BaseException) -> str | None:
-    """A misspelt key, with the closest right one, or a value of the wrong type."""
-    override = re.match(r"Could not override '([^']+)'", str(error))
-    found = getattr(cause, "full_key", None)
-    key = found if not override or (found or "").startswith(override.group(1)) else override.group(1)
-    schema = getattr(cause, "object_type", None)
-    message = str(cause).strip().splitlines()[0]
-    message = message.replace(*NO_LIST)
-    lacking = re.match(r"Key '([^']+)' not in", message)
-    if key and lacking and lacking.group(1) not in key.split("."):  # of a list's element
-        key = f"{key}.{lacking.group(1)}"
-    if "not in" not in message or not key:
-        return f"{key}: {message}" if key and message else None
-    parent = getattr(cause, "parent_node", None)
-    if isinstance(schema, type) and is_dataclass(schema):
-        valid = [f.name for f in fields(schema) if not f.name.startswith("_")]
-    elif isinstance(parent, DictConfig):
-        valid = [str(name) for name in parent]
-    else:
-        valid = []
-    if now := renamed(key):
-        return f"'{key}' is now called '{now}'"
-    prefix, _, last = key.rpartition(".")
-    close = difflib.get_close_matches(last, valid, n=1, cutoff=0.5)
-    hint = f"; did you mean '{'.'.join(filter(None, (prefix, close[0])))}'?" if close else ""
-    listed = f" (valid: {', '.join(sorted(valid))})" if valid else ""
-    return f"unknown key '{key}'{hint}{listed}"

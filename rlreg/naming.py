@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.errors import UserError
+from rlreg.files import read_text
 from rlreg.old_names import with_new_names, with_old_names
 
 LENGTH_AND_LOOKS = {"eval", "train.total_steps"}
@@ -103,6 +104,9 @@ def differences(cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> di
         default = hydra.compose(HydraConfig.get().job.config_name, chosen)
     except (HydraException, OmegaConfBaseException, UserError):
         return {}  # a choice by another road, such as a table's
+    for key in default.env:
+        if OmegaConf.is_missing(default.env, key):  # such as the id of env=gym, which has no default to differ from
+            default.env[key] = cfg.env[key]
     without = {"agent.name", "env.name", "agent._target_", "device", "compile"}
     usual, here = _flat(default), _flat(cfg)
     for key in sorted(here):
@@ -167,10 +171,40 @@ def run_folders(root: Path) -> Iterator[Path]:
 def read_config(path: Path) -> DictConfig | None:
     """What a run's `config.yaml` says, by today's names; None where it is none."""
     try:
-        found = OmegaConf.create(with_new_names(OmegaConf.to_container(OmegaConf.load(path))))
-        return found if "agent" in found and "env" in found and "train" in found else None
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
+        found = parse_config(read_text(path), path)
+    except UserError:
         return None
+    known = all(OmegaConf.is_dict(found.get(group)) for group in ("agent", "env", "train"))
+    return found if known and "name" in found.agent and "name" in found.env else None
+
+
+DEEPEST = 20
+"""Levels of a configuration, one within another."""
+
+
+def parse_config(text: str, origin: Path) -> DictConfig:
+    """A run's `config.yaml`, by today's names. Raises `UserError` for what is none; `origin` is for errors.
+
+    What looks something up (`${oc.env:HOME}`) is none either: a run writes values.
+    """
+    try:
+        depth = 0
+        # Before anything is built: some lines can stand for gigabytes.
+        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+                raise UserError(f"{origin}: cannot be read (no settings that a run writes)")
+        found = OmegaConf.create(text)
+        if not OmegaConf.is_dict(found) or not len(found):
+            raise UserError(f"{origin}: cannot be read (no settings)")
+        tree = with_new_names(OmegaConf.to_container(found))
+        for key, value in flat_settings(tree).items():
+            if "${" in str(value):
+                raise UserError(f"{origin}: {key}={value} looks something up; a run's settings are plain values")
+        return OmegaConf.create(tree)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{origin}: cannot be read ({reason}); repair or delete it") from None
 
 
 def existing(cfg: DictConfig) -> Path | None:

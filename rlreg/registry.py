@@ -18,8 +18,9 @@ from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlreg.config import CONFIGS, Config, explain, register_schemas, seed_list
+from rlreg.config import CONFIGS, Config, register_schemas, seed_list
 from rlreg.errors import UserError, unknown
+from rlreg.explain import explain
 
 PACKAGES = ("agents", "envs.registry")
 """What comes with rlreg: modules that make known what they have by `register_schemas()`; imported by name alone."""
@@ -65,7 +66,8 @@ def _nodes(tree: dict[str, Any] | ConfigNode) -> Iterator[DictConfig]:
 def checked(cfg: DictConfig, origin: str | Path, trust: bool = False) -> DictConfig:
     """The run's configuration that was read from `origin`, complete and of the right types, or `UserError`.
 
-    Unless the user trusts it, it can name nothing to import or to call, and look nothing up (`${oc.env:...}`).
+    Unless the user trusts it, it can name nothing to import or to call. What looks something up is no configuration of
+    a run; see `rlreg.naming.parse_config`.
     """
     register()
     if not trust:
@@ -87,12 +89,10 @@ def checked(cfg: DictConfig, origin: str | Path, trust: bool = False) -> DictCon
 
 
 def _refuse_code(cfg: DictConfig, origin: str | Path) -> None:
-    """Raise `UserError` where a configuration names code that is not the package's, or looks something up."""
+    """Raise `UserError` where a configuration names code that is not the package's."""
     advice = "a file's settings only choose among what rlreg knows; where you trust this one, give trust=true"
     for key, value in _leaves(cfg):
         group, _, last = key.partition(".")
-        if isinstance(value, str) and "${" in value:
-            raise UserError(f"{origin}: {key}={value} looks something up; {advice}")
         if group not in CONSTRUCTED:
             continue
         if last == "_target_":

@@ -15,22 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.errors import UserError
 from rlreg.files import read_text, write_atomic
 from rlreg.launchers import WAIT
-from rlreg.naming import differences, existing, flat_settings, identity, latest, new_folder
+from rlreg.naming import differences, existing, flat_settings, identity, latest, new_folder, parse_config
 from rlreg.old_names import with_new_names
 from rlreg.registry import checked
 
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
 
 
-DEEPEST = 20
-"""Levels of a configuration, one within another."""
 OWN = (
     *("config.yaml", "eval.csv", "times.csv", "transfer.csv", "summary.json", "wandb-id.txt"),
     *("tensorboard", "checkpoints", "replay", "sb3", "wandb"),
@@ -144,6 +140,10 @@ class RunFolder:
         lacks = [name for name in ("seeds", "steps", "final") if not isinstance(found, dict) or name not in found]
         if lacks:
             raise UserError(f"{self.summary}: no final figures of a run ('{lacks[0]}' is missing)")
+        count = len(found["seeds"]) if isinstance(found["seeds"], list) else -1
+        columns = found["final"].values() if isinstance(found["final"], dict) else [None]
+        if type(found["steps"]) is not int or not all(_is_column(column, count) for column in columns):
+            raise UserError(f"{self.summary}: no final figures of a run (of {count} seeds each)")
         return with_new_names(found)
 
     @contextmanager
@@ -180,21 +180,9 @@ class RunFolder:
         write_atomic(self.summary, json.dumps(results | {"provenance": provenance()}, indent=2) + "\n")
 
 
-def parse_config(text: str, origin: Path) -> DictConfig:
-    """A run's `config.yaml`. Raises `UserError` for what is none; `origin` is for errors."""
-    try:
-        depth = 0
-        for event in yaml.parse(text):  # before anything is built: some lines can stand for gigabytes
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
-                raise UserError(f"{origin}: cannot be read (no settings that a run writes)")
-        found = OmegaConf.create(text)
-        if not OmegaConf.is_dict(found) or not len(found):
-            raise UserError(f"{origin}: cannot be read (no settings)")
-        return OmegaConf.create(with_new_names(OmegaConf.to_container(found)))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{origin}: cannot be read ({reason}); repair or delete it") from None
+def _is_column(values: Any, count: int) -> bool:
+    """Whether these are `count` numbers."""
+    return isinstance(values, list) and len(values) == count and all(isinstance(x, int | float) for x in values)
 
 
 def provenance() -> dict[str, Any]:

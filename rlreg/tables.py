@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.build import build_task, locate
-from rlreg.config import Config, TableConfig, choices_of, explain, seed_list
+from rlreg.config import Config, TableConfig, seed_list
 from rlreg.errors import UserError, unknown
+from rlreg.explain import choices_of, explain
 from rlreg.launchers import Job, TimeIsUp
 from rlreg.metrics import require_known
 from rlreg.modes.train import check_data
@@ -43,7 +44,9 @@ def run_table(cfg: DictConfig) -> None:
     require_known(table.measures)
     check_published(table)
     print(f"table {table.name}: composing {len(table.rows) * len(table.columns)} runs", flush=True)
-    cells = compose_cells(table, _users_overrides())
+    users = _users_overrides()
+    table.note = note_of(table, users)
+    cells = compose_cells(table, users)
     missing = [cell for cell in cells if not cell.complete]
     if cfg.dry:
         _list(cells, cfg.launcher.jobs)
@@ -75,6 +78,18 @@ def run_table(cfg: DictConfig) -> None:
         also = f"; {up}" if up else ""
         logs = f"their logs are in {folder / 'logs'}{also}"
         raise UserError(f"{len(failed)} of {len(missing)} runs failed ({names}); {logs}")
+
+
+NO_OTHER_RUNS = ("runs_root", "threads", "device", "compile", "dry")
+"""What changes where and how fast the runs of a table run, not what they are."""
+
+
+def note_of(table: TableConfig, users: Sequence[str]) -> str:
+    """The table's note, which says of what it is said where the user's overrides make other runs of it."""
+    changed = [override for override in users if override.split("=")[0] not in NO_OTHER_RUNS]
+    if not table.note or not changed:
+        return table.note
+    return f"With {' '.join(changed)}, of which this, said of the table as it is written, knows nothing: {table.note}"
 
 
 def check_published(table: TableConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -10,8 +9,9 @@ from dataclasses import fields, is_dataclass
 from omegaconf import DictConfig, OmegaConf
 
 from rlreg.build import locate
-from rlreg.config import Config
+from rlreg.config import CONFIGS, Config
 from rlreg.errors import UserError
+from rlreg.explain import unknown_key
 
 _NUMBERS = re.compile(r"[\d\s,.\[\]eE+_-]+")
 _WHOLE = re.compile(r"(?<![\w.])(\d+)(?:\.(\d+))?[eE]\+?(\d+)(?![\w.])")
@@ -41,21 +41,62 @@ def _digits(number: re.Match) -> str:
     return str(int(whole + fraction.ljust(exponent, "0")))
 
 
-def check_typed(cfg: DictConfig, overrides: Sequence[str]) -> None:
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise `UserError` for arguments that Hydra cannot make sense of, or takes for something else, before it tries."""
+    groups = {argument.partition("=")[0].lstrip("+") for argument in arguments if "=" in argument}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        name = key.lstrip("+~")
+        top = name.partition(".")[0]
+        if key.startswith("~") and name in NEEDED:
+            raise UserError(f"{argument}: a run needs its {name}; to change it give {name}.<setting>=<value>")
+        if top in OPTIONAL and top not in groups and (name != top or value.startswith("{")):
+            there = ", ".join(sorted(path.stem for path in (CONFIGS / top).glob("*.yaml")))
+            raise UserError(f"{argument}: which {top}? give {top}=<one of {there}> too, whose settings it changes")
+        if name in CHOSEN and value.startswith("{"):
+            raise UserError(f"{argument}: give {name}=<a choice by its name>, and its settings by {name}.<setting>=")
+
+
+OPTIONAL = ("table", "mixture")
+"""Groups of which nothing is chosen by default."""
+CHOSEN = (*OF_A_RUN[:3], *OPTIONAL, "collect", "launcher", "level_set")
+"""Groups whose choices have names."""
+NEEDED = ("agent", "env", "regularizer", "train", "eval", "seeds", "collect", "launcher", "level_set")
+"""What cannot be taken out of a configuration."""
+BELONG = {
+    "table": ("table",),
+    "dry": ("table",),
+    "runs": ("report",),
+    "launcher": ("table",),
+    "mixture": ("collect",),
+    "collect": ("collect",),
+    "level_set": ("level_set",),
+    "episodes": ("video",),
+    "out": ("collect", "video", "report", "runs"),
+    "checkpoint": ("evaluate", "export", "video", "collect"),
+    "run_dir": ("train", "evaluate", "export", "video", "collect", "table"),  # which says what to give instead
+}
+"""Settings that mean something in some modes only."""
+USE_A_RUN = ("evaluate", "export", "video", "collect")
+"""Modes that work on the run of `run_dir=`."""
+
+
+def check_typed(cfg: DictConfig, overrides: Sequence[str], sweep: bool = False) -> None:
     """Raise `UserError` for keys added by `+` that mean nothing, and for settings that contradict each other."""
-    keys = [override.split("=")[0] for override in overrides]
-    for key in keys:
+    typed = [override.partition("=")[0] for override in overrides]
+    for key in typed:
         if key.startswith("+"):
             _require_key(cfg, key.lstrip("+"))
-    chosen = {key.lstrip("+~").split(".")[0].split("@")[0] for key in keys}
-    for key, mode in (("table", "table"), ("dry", "table"), ("runs", "report")):
-        if key in chosen and cfg.mode != mode:
-            raise UserError(f"{key}=... belongs to mode={mode}, not to mode={cfg.mode}; give mode={mode}")
+    keys = [key.lstrip("+~").split("@")[0] for key in typed]
+    for key in keys:
+        modes = BELONG.get(key.split(".")[0])
+        if modes and cfg.mode not in modes and not (sweep and key.startswith("launcher")):
+            belongs = " or ".join(f"mode={mode}" for mode in modes)
+            raise UserError(f"{key}=... belongs to {belongs}, not to mode={cfg.mode}; leave it out")
     if cfg.mode == "train":
         _require_of_use(cfg, keys)
-    if cfg.mode in ("evaluate", "export", "video") and cfg.run_dir:
-        # What a curriculum is evaluated on may be given with the run's own `env=`.
-        _require_the_runs_own(cfg, chosen)
+    if cfg.mode in USE_A_RUN and cfg.run_dir:
+        _require_the_runs_own(cfg, keys)
 
 
 def unused_settings(cfg: DictConfig) -> set[str]:
@@ -80,31 +121,34 @@ def _require_key(cfg: DictConfig, key: str) -> None:
             return  # somebody's own, without a schema: whatever it is built by has a say
         valid = [field.name for field in fields(schema) if not field.name.startswith("_")]
         if part not in valid and not (node is cfg and part == "hydra"):
-            close = difflib.get_close_matches(part, valid, n=1, cutoff=0.5)
-            hint = f"; did you mean '{walked}{close[0]}'?" if close else ""
-            raise UserError(f"unknown key '{walked}{part}'{hint} (valid: {', '.join(sorted(valid))})")
+            raise unknown_key(f"{walked}{part}", valid)
         node, walked = OmegaConf.select(node, part), f"{walked}{part}."
         if not OmegaConf.is_dict(node):
             return
 
 
-def _require_the_runs_own(cfg: DictConfig, chosen: set[str]) -> None:
+def _require_the_runs_own(cfg: DictConfig, keys: Sequence[str]) -> None:
+    """Raise `UserError` for settings of a run, typed where the run in `run_dir` has its own, and another value."""
     from rlreg.run_folder import RunFolder  # here: it reads what this module checks
 
     kept = RunFolder.given(cfg).read_config()
-    for group in sorted(chosen.intersection(OF_A_RUN)):
-        given, there = OmegaConf.select(cfg, group), OmegaConf.select(kept, group)
-        if group == "seeds":
-            same = given == there
-        else:
-            same = OmegaConf.select(given, "name") == OmegaConf.select(there, "name")
-            same = same and OmegaConf.select(given, "_target_") == OmegaConf.select(there, "_target_")
+    # What a curriculum is evaluated on may be given with the run's own `env=`.
+    free = getattr(locate(cfg.env._target_), "measured_on", ()) if cfg.mode == "evaluate" and "env" in keys else ()
+    for key in keys:
+        group, _, rest = key.partition(".")
+        if group not in (*OF_A_RUN, "train") or rest in free:
+            continue
+        given, there = OmegaConf.select(cfg, key), OmegaConf.select(kept, key)
+        if key in CHOSEN:
+            same = all(OmegaConf.select(given, part) == OmegaConf.select(there, part) for part in ("name", "_target_"))
             given, there = (_called(node) for node in (given, there))
+        else:
+            same = given == there
         if not same:
             raise UserError(
-                f"{group}={given}: mode={cfg.mode} takes the run's own, which is {group}={there}; leave {group}= out"
+                f"{key}={given}: mode={cfg.mode} takes the run's own, which is {key}={there}; leave {key}= out"
             )
 
 
-def _called(node: DictConfig) -> str:
-    return OmegaConf.select(node, "name") or OmegaConf.select(node, "_target_")
+def _called(node: DictConfig | None) -> str | None:
+    return OmegaConf.select(node, "name") or OmegaConf.select(node, "_target_") if node is not None else None

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,6 +132,22 @@ def test_a_failed_job_of_a_sweep_is_told_and_the_others_run(monkeypatch, capsys,
     assert len(list(tmp_path.rglob("summary.json"))) == 1
 
 
+def test_a_job_that_cannot_be_composed_is_told_and_the_others_run(monkeypatch, capsys, tmp_path) -> None:
+    """Such as for a choice that there is not, a value of another type, or a setting that only the other agent has."""
+    settings = [*TINY, *world("Walk"), "train.total_steps=100", "train.warmup_steps=50", "--multirun"]
+    others = {
+        "agent=ddpg,ddgp": "job 2: unknown agent 'ddgp'; did you mean 'ddpg'?",
+        "agent=ddpg agent.tau=0.005,high": "job 2: agent.tau=high is not valid; give a number",
+        "agent=ddpg,sac agent.policy_delay=1": "job 2: unknown key 'agent.policy_delay'",
+        "agent=sac,ddpg +agent.target_entropy=-1": "job 2: unknown key 'agent.target_entropy'",
+    }
+    for number, (typed, line) in enumerate(others.items()):
+        assert main(monkeypatch, *settings, f"runs_root={tmp_path}/{number}", *typed.split()) == 2
+        said = capsys.readouterr().err.strip().splitlines()
+        assert said[0].startswith(f"error: {line}") and said[-1].startswith("error: 1 of 2 runs failed (")
+        assert len(said) == 2 and len(list((tmp_path / str(number)).rglob("summary.json"))) == 1
+
+
 def test_a_run_of_a_table_waits_for_the_process_that_is_in_its_folder(tmp_path, monkeypatch, capsys) -> None:
     """Such as the orphan of a table that was killed: it does not fail by what is no failure of its own."""
     monkeypatch.delenv("RLREG_WAIT", raising=False)
@@ -147,3 +168,43 @@ def test_a_run_of_a_table_waits_for_the_process_that_is_in_its_folder(tmp_path, 
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"] and "waiting for another process" in capsys.readouterr().out
+
+
+def test_a_table_killed_and_started_again_waits_for_its_orphans_and_takes_over_what_died(runner, tmp_path) -> None:
+    """kill -9 ends the table alone. One of its runs goes on and is waited for, one dies too and is gone on with."""
+    table = [
+        "mode=table", "table=beer_dmc_100k", "table.rows=[gym/Pendulum-v1]", "table.columns=[ddpg,td3]",
+        "table.measures=[return]", "launcher.jobs=2", *TINY, "seeds=1",
+    ]  # fmt: skip
+    environment = runner.env | {"OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(runner.command(*table), env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    deadline = time.monotonic() + 300
+    while len(list(tmp_path.glob("runs/gym/Pendulum-v1/*/checkpoints/step-*1[0-9][0-9]"))) < 2:
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    orphans = {process_of(folder): folder for folder in (tmp_path / "runs/gym/Pendulum-v1").iterdir()}
+    dies, lives = sorted(orphans, key=lambda pid: "td3" not in orphans[pid].name)
+    os.kill(dies, signal.SIGKILL)
+    os.kill(lives, signal.SIGSTOP)  # so that it has not ended before somebody waits for it
+    logs = tmp_path / "runs/tables/beer_dmc_100k/logs"
+    again = subprocess.Popen(runner.command(*table), env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    while "waiting for another process" not in (logs / "gym-Pendulum-v1-ddpg.log").read_text():
+        assert again.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(lives, signal.SIGCONT)
+    out = again.communicate(timeout=300)[0]
+    assert again.returncode == 0 and out.count(": done after") == 2 and "failed" not in out, out
+    waited, went_on = ((logs / f"gym-Pendulum-v1-{agent}.log").read_text() for agent in ("ddpg", "td3"))
+    assert "this run is complete at step 400" in waited and "resuming" not in waited
+    assert "resuming from step" in went_on and "waiting" not in went_on
+    with pytest.raises(ProcessLookupError):
+        os.kill(lives, 0)
+
+
+def process_of(folder: Path) -> int:
+    """The process that holds a run's folder, by Linux's list of locks."""
+    inode = (folder / ".lock").stat().st_ino
+    fields = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return next(int(pid) for _, kind, _, _, pid, place, *_ in fields if kind == "FLOCK" and place.endswith(f":{inode}"))

@@ -17,6 +17,7 @@ from envs.gym import make_single
 from envs.gym_vector import GymVectorEnv
 from envs.gym_worker import World
 from rlreg.buffers import Replay
+from rlreg.errors import UserError
 
 
 def make(kind: type, seeds=(0, 1), num_envs: int = 2, workers: int = 0) -> VectorEnv:
@@ -93,6 +94,33 @@ def test_a_world_that_never_starts_is_bad_at_every_step() -> None:
     assert torch.equal(env.load_state_dict(state), torch.zeros(2, 2, 3))
 
 
+SAYS = {
+    worlds.RaisesInStep: r"\(seed 0, world 0\): the environment raised KeyError: .no such thing. \(worlds.py:\d+\)",
+    worlds.RaisesInReset: r"raised FileNotFoundError: no such map \(worlds.py:\d+\) at a reset; once that is put right",
+    worlds.Exits: r"raised SystemExit: 0 \(.*:\d+\) at episode step 20",
+    worlds.RaisesWhenMade: r"cannot make 'worlds:rlreg-test/RaisesWhenMade-v0': it raised OSError: no licence",
+    worlds.OldStep: r"raised ValueError: not enough values to unpack \(expected 5, got 4\)",
+    worlds.WrongSize: r"'rlreg-test/WrongSize-v0' observed 4 numbers; its observation_space has 3",
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", worlds.RAISES)
+def test_what_an_environment_raises_is_one_line_that_says_where(kind: type, workers: int, capfd) -> None:
+    if workers and kind is not worlds.RaisesInStep:
+        pytest.skip("one will do")
+    with pytest.raises(UserError, match=SAYS[kind]) as error:
+        env = make(kind, workers=workers)
+        try:
+            env.reset()
+            run(env, 60)
+        finally:
+            env.close()
+    assert "\n" not in str(error.value)
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err + said.out
+
+
 @pytest.mark.parametrize("id", ["Hopper-v4", "Ant-v4"])
 def test_a_simulation_that_mujoco_resets_by_itself_is_bad(id: str, tmp_path, monkeypatch) -> None:
     """MuJoCo puts a diverged simulation back to its first state: finite, and not what the action led to."""
@@ -155,6 +183,39 @@ def test_a_row_left_out_where_the_ring_wraps_around() -> None:
         replay.add(*row(value, 1))
     replay.add(*row(3.0, 1), left_out=torch.tensor([[True, False, False]]))
     torch.testing.assert_close(replay.batch(replay.rows).reward[0], torch.tensor([2.02, 3.01, 3.02, 2.0, 2.01, 2.02]))
+
+
+def test_a_stand_in_is_never_sampled_and_all_others_equally() -> None:
+    """Of seed 1's twelve rows five were left out: each of its other seven is drawn as often as any, seed 0 as ever."""
+    replay, plain = Replay([0, 1], 12, 2, 1), Replay([0, 1], 12, 2, 1)
+    out = torch.zeros(4, 2, 3, dtype=torch.bool)
+    out[1, 1, 1] = out[2, 1, 0] = True
+    out[3, 1] = True
+    for value, left_out in enumerate(out):
+        replay.add(*row(float(value)), left_out=left_out)
+        plain.add(*row(float(value)))
+    drawn = torch.cat([replay.sample("replay", step, 512).reward for step in range(40)], dim=1)
+    assert torch.equal(drawn[0], torch.cat([plain.sample("replay", step, 512).reward[0] for step in range(40)]))
+    values, counts = drawn[1].unique(return_counts=True)
+    stored = torch.stack([row(float(value))[2][1] for value in range(4)])[~out[:, 1]]
+    assert torch.equal(values, stored.sort().values)
+    expected = drawn.shape[1] / 7
+    assert ((counts - expected).abs() < 6 * expected**0.5).all()
+
+
+def test_a_return_of_several_steps_begins_at_no_stand_in() -> None:
+    replay = Replay([0], 12, 2, 1, n_step=2, discount=0.5)
+    for value in range(4):
+        replay.add(*row(float(value), 1, 1), left_out=torch.tensor([[value == 2]]))
+    batch = replay.sample("replay", 0, 64)
+    assert batch.obs[..., 0].unique().tolist() == [0, 1, 3]
+    assert batch.reward[batch.obs[..., 0] == 1].unique().tolist() == [1]  # what follows was left out
+
+
+def test_a_memory_of_stand_ins_alone_gives_them() -> None:
+    replay = Replay([0], 3, 2, 1)
+    replay.add(*row(1.0, 1), left_out=torch.ones(1, 3, dtype=torch.bool))
+    assert replay.sample("replay", 0, 8).reward.isfinite().all()
 
 
 # ------------------------------------------------- randomness that is not ours

@@ -9,8 +9,8 @@ import torch
 
 from rlreg.buffers import GOES_ON, UNKNOWN, Replay
 from rlreg.checkpoint import Checkpoints, Damaged, ReplayLog, copy_into, flatten
-from rlreg.config import explain
 from rlreg.errors import UserError
+from rlreg.explain import explain
 from rlreg.files import write_atomic
 from rlreg.run_folder import RunFolder
 

@@ -218,8 +218,23 @@ def test_without_a_run_it_is_trained_first(monkeypatch, capsys, tmp_path):
 
 def test_a_roll_out_counts_what_it_cuts_off_as_timed_out():
     made = [make_single("Hopper-v4", seed=n, max_episode_steps=4) for n in range(3)]
-    data = roll_out(lambda obs, t: np.zeros((3, 3), np.float32), SingleWorlds(made), 16)  # 6, 6 and 4 rows
+    data = roll_out(lambda obs, t: np.zeros((3, 3), np.float32), SingleWorlds(made, range(3)), 16)  # 6, 6 and 4 rows
     assert np.flatnonzero(data["timeouts"]).tolist() == [3, 5, 9, 11, 15] and len(data["rewards"]) == 16
+
+
+def test_a_roll_out_leaves_bad_steps_out_and_says_so(capsys):
+    """Every 20th step of an episode is bad: no row, and the one before it is the last of its episode."""
+    made = [make_single("worlds:rlreg-test/NanReward-v0", seed=n) for n in range(2)]
+    data = roll_out(lambda obs, t: np.zeros((2, 1), np.float32), SingleWorlds(made, range(2)), 90)
+    said = capsys.readouterr().err
+    assert "4 of 90 steps were bad, such as this one: world 0: reward is nan at episode step 20" in said
+    assert len(data["rewards"]) == 86 and np.isfinite(data["rewards"]).all() and "bad" not in data
+    assert np.flatnonzero(data["timeouts"]).tolist() == [18, 37, 42, 61, 80, 85]
+    follows = (data["next_observations"][:-1] == data["observations"][1:]).all(axis=1)
+    np.testing.assert_array_equal(follows, ~data["timeouts"][:-1])
+    made = [make_single("worlds:rlreg-test/AlwaysBad-v0", seed=0)]
+    with pytest.raises(UserError, match=r"30 of 30 steps were bad, .* more than train.max_bad_share=0.05"):
+        roll_out(lambda obs, t: np.zeros((1, 1), np.float32), SingleWorlds(made, [0]), 30)
 
 
 def test_batched_worlds_are_rolled_out_as_single_ones_are():

@@ -20,8 +20,8 @@ import envs.d4rl
 from envs.d4rl import names, recording
 from envs.d4rl.load import load_dataset
 from rlreg.build import build_task
-from rlreg.config import explain
 from rlreg.errors import UserError
+from rlreg.explain import explain
 from rlreg.memory import available
 from rlreg.purpose import Purpose
 from rlreg.registry import register

@@ -16,14 +16,15 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import envs.dmc
-from envs.gymnasium_ids import DMC
 from envs.mujoco_gym.settings import IDS
 from rlreg.errors import UserError
 from rlreg.sb3 import VecWorlds
 
 
 def test_every_task_of_the_suite_has_an_id() -> None:
-    ids = {f"{domain}-{task}" for domain, tasks in DMC.items() for task in tasks}
+    from dm_control import suite
+
+    ids = {f"{domain}-{task}" for domain, task in suite.ALL_TASKS}
     assert ids == set(envs.dmc.task_names())
     assert {f"rlreg/{name}-v0" for name in ids} <= set(gymnasium.registry)
 

@@ -394,3 +394,11 @@ def test_the_tables_that_come_with_it_compose(table) -> None:
     with composing(f"table={table}"):
         settings = tables.OmegaConf.to_object(hydra.compose("config", [f"table={table}"]).table)
         assert len(compose_cells(settings, [])) == len(settings.rows) * len(settings.columns)
+
+
+def test_a_note_does_not_speak_of_runs_that_the_user_changed() -> None:
+    """100k steps are not spoken of beside others as if they were these."""
+    table = tables.TableConfig("t", ["a"], ["b"], note="100k steps are few.")
+    assert tables.note_of(table, ["device=cuda", "threads=1"]) == "100k steps are few."
+    said = tables.note_of(table, ["train.total_steps=5000", "device=cuda"])
+    assert said.startswith("With train.total_steps=5000, of which this, ") and said.endswith(": 100k steps are few.")

@@ -190,14 +190,83 @@ class Camera(Walk):
     observation_space = gymnasium.spaces.Box(0, 255, (84, 84, 3), np.uint8)
 
 
+class CameraInDict(Walk):
+    """Observes pictures beside numbers."""
+
+    observation_space = gymnasium.spaces.Dict({"eye": Camera.observation_space, "x": Walk.observation_space})
+
+
+class InTuple(Walk):
+    observation_space = gymnasium.spaces.Tuple((Walk.observation_space, Walk.observation_space))
+
+
+class ManySwitches(Walk):
+    action_space = gymnasium.spaces.MultiDiscrete([3, 2])
+
+
+class Unbounded(Walk):
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
+class DictOfActions(Walk):
+    action_space = gymnasium.spaces.Dict({"push": Walk.action_space})
+
+
+class RaisesInStep(Walk):
+    """Of its own doing, at its 20th step."""
+
+    def reward(self):
+        return {}["no such thing"] if self.t == 20 else super().reward()
+
+
+class RaisesInReset(Walk):
+    """In its second episode."""
+
+    begun = False
+
+    def draw(self):
+        if self.begun:
+            raise FileNotFoundError("no such\nmap")
+        self.begun = True
+        return super().draw()
+
+
+class Exits(Walk):
+    """Would end the whole process, and call that a success."""
+
+    def reward(self):
+        return exit(0) if self.t == 20 else super().reward()
+
+
+class RaisesWhenMade(Walk):
+    def __init__(self, render_mode=None) -> None:
+        raise OSError("no licence")
+
+
+class OldStep(Walk):
+    """Gym's API of long ago: four values."""
+
+    def step(self, action):
+        return super().step(action)[:4]
+
+
+class WrongSize(Walk):
+    """Observes one number more than it says."""
+
+    def obs(self):
+        return np.append(super().obs(), 0.0)
+
+
+ODD_SPACES = (CameraInDict, InTuple, ManySwitches, Unbounded, DictOfActions)
+RAISES = (RaisesInStep, RaisesInReset, Exits, RaisesWhenMade, OldStep, WrongSize)
 GOES_WRONG = (NanReward, NanObservation, HugeReward, HugeObservation)
 DRAWS_ELSEWHERE = (GlobalNumpy, GlobalPython, OwnGenerator, GeneratorOfReset, SpacesSample)
 CANNOT_BE_SAVED = (Remembers, Clock)
 
 
 def register() -> None:
-    others = (Walk, BadStart, AlwaysBad, SickSeed, NoRenderMode, Camera)
-    for kind in (*others, *GOES_WRONG, *DRAWS_ELSEWHERE, *CANNOT_BE_SAVED):
+    others = (Walk, BadStart, AlwaysBad, SickSeed, NoRenderMode, Camera, *ODD_SPACES)
+    for kind in (*others, *RAISES, *GOES_WRONG, *DRAWS_ELSEWHERE, *CANNOT_BE_SAVED):
         name = f"rlreg-test/{kind.__name__}-v0"
         if name not in gymnasium.registry:
             gymnasium.register(name, kind, max_episode_steps=LIMIT)

@@ -95,6 +95,8 @@ def collect(cfg: DictConfig) -> None:
 
 def _command() -> str:
     """What the user typed, with names for whole paths: where things lie on a machine is nobody else's business."""
+    if not HydraConfig.initialized():
+        return "rlreg.library.run"
     given = [re.sub(r"(?<=[=:])/[^\s,}\]]*/(?=[^/])", "", override) for override in HydraConfig.get().overrides.task]
     return shlex.join(["python", Path(sys.argv[0]).name, *given])
 
@@ -186,7 +188,8 @@ def _commit_of(folder: RunFolder) -> str:
     """That a complete run was finished with."""
     if not folder.complete:
         return "unknown: the run is not complete"
-    return json.loads(folder.summary.read_text())["provenance"]["commit"] or "unknown"
+    told = folder.results().get("provenance")
+    return str((told.get("commit") if isinstance(told, dict) else None) or "unknown")
 
 
 # ------------------------------------------------------------------ policies
@@ -233,7 +236,8 @@ class ReturnCurve:
 def _random(run_cfg: DictConfig, seed: int, wanted: CollectConfig) -> Rows:
     worlds = _worlds(run_cfg, seed, "random", wanted)
     actions = Block(Rng([seed]), "uniform", "collect/random", (worlds.count, worlds.action_dim))
-    return roll_out(lambda obs, t: 2.0 * actions.at(t)[0].numpy() - 1.0, worlds, wanted.steps)
+    act: Act = lambda obs, t: 2.0 * actions.at(t)[0].numpy() - 1.0  # noqa: E731
+    return roll_out(act, worlds, wanted.steps, run_cfg.train.max_bad_share)
 
 
 def _by_policy(
@@ -251,7 +255,7 @@ def _by_policy(
             action = (action + wanted.noise * noise.at(t)[0]).clamp(-1.0, 1.0)
         return action.numpy()
 
-    return roll_out(act, worlds, wanted.steps)
+    return roll_out(act, worlds, wanted.steps, run_cfg.train.max_bad_share)
 
 
 def _worlds(run_cfg: DictConfig, seed: int, kind: str, wanted: CollectConfig) -> SideBySide:
@@ -260,13 +264,15 @@ def _worlds(run_cfg: DictConfig, seed: int, kind: str, wanted: CollectConfig) ->
     task = build_task(run_cfg)
     if task.backend(count, "cpu") in ("mujoco", "warp"):
         return BatchedWorlds(task.vector_env((seed,), count, PURPOSE[kind]))
-    return SingleWorlds([task.single_env(world_seed(seed, n, PURPOSE[kind])) for n in range(count)])
+    seeds = [world_seed(seed, n, PURPOSE[kind]) for n in range(count)]
+    return SingleWorlds([task.single_env(seed) for seed in seeds], seeds)
 
 
-def roll_out(act: Act, worlds: SideBySide, steps: int) -> Rows:
+def roll_out(act: Act, worlds: SideBySide, steps: int, max_bad_share: float = 0.05) -> Rows:
     """`steps` rows of N worlds side by side, one world's rows after another's; the worlds are closed.
 
-    Where a world's rows end within an episode, this counts as a time-out.
+    Where a world's rows end within an episode, this counts as a time-out; so does the last good row before a bad step,
+    which is no row itself. Raises `UserError` where more than `max_bad_share` of the steps were bad.
     """
     length = -(-steps // worlds.count)
     obs = worlds.reset()
@@ -277,14 +283,23 @@ def roll_out(act: Act, worlds: SideBySide, steps: int) -> Rows:
         step = worlds.step(action)
         row |= {"observations": obs, "actions": action, "rewards": step.reward, "terminals": step.terminated}
         row["timeouts"] = ~step.terminated & (step.truncated | (t == length - 1))
-        row["next_observations"] = step.next_obs
+        row["next_observations"], row["bad"] = step.next_obs, step.bad
         for name, values in row.items():
             columns.setdefault(name, []).append(np.array(values))
         obs = step.obs
     worlds.close()
 
     rows = {name: np.stack(values, axis=1) for name, values in columns.items()}  # (N, T, ...)
+    bad = rows["bad"]
+    rows["timeouts"][:, :-1] |= bad[:, 1:] & ~rows["terminals"][:, :-1]
     rows = {name: value.reshape(-1, *value.shape[2:])[:steps] for name, value in rows.items()}
+    good = ~rows.pop("bad")
+    if not good.all():
+        told = f"{(~good).sum()} of {steps} steps were bad, such as this one: {worlds.problems()[0]}"
+        if 1 - good.mean() > max_bad_share:
+            raise UserError(f"{told}; more than train.max_bad_share={max_bad_share:g}")
+        print(f"warning: {told}; their episodes are cut there, their rows left out", file=sys.stderr)
+        rows = {name: value[good] for name, value in rows.items()}
     rows["timeouts"][-1] = not rows["terminals"][-1]  # the last environment's rows may be cut short
     return rows
 

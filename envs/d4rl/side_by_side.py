@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from envs.batched import BatchedEnv
-from rlreg.errors import NonFiniteError
+from envs.gym_worker import World
 
 
 class Transition(NamedTuple):
@@ -25,6 +25,8 @@ class Transition(NamedTuple):
     truncated: NDArray[np.bool_]
     obs: NDArray[np.float32]
     """(N, O): what to act on next, of a new episode where one ended."""
+    bad: NDArray[np.bool_]
+    """(N,): whether the step came to nothing and cut its episode; see `envs.base.Step.bad`."""
 
 
 class SideBySide(Protocol):
@@ -37,7 +39,10 @@ class SideBySide(Protocol):
         """First observations (N, O)."""
 
     def step(self, action: NDArray[np.float32]) -> Transition:
-        """Act (N, A). Raises `NonFiniteError`: data are not made of diverged worlds."""
+        """Act (N, A)."""
+
+    def problems(self) -> list[str]:
+        """What was bad, in words."""
 
     def physics(self) -> dict[str, NDArray]:
         """{'infos/qpos': (N, nq), 'infos/qvel': (N, nv)} of this moment; nothing where there are none."""
@@ -46,32 +51,38 @@ class SideBySide(Protocol):
 
 
 class SingleWorlds:
-    """Environments with flat float32 observations and actions."""
+    """Environments with flat float32 observations and actions, seeded and looked after as in training."""
 
-    def __init__(self, envs: Sequence[gymnasium.Env]) -> None:
-        self._envs, self.count = envs, len(envs)
+    def __init__(self, envs: Sequence[gymnasium.Env], seeds: Sequence[int]) -> None:
+        """`envs[n]` was made with `seeds[n]`."""
+        pairs = enumerate(zip(envs, seeds, strict=True))
+        self._worlds = [World(env, f"world {n}", seed) for n, (env, seed) in pairs]
+        self.count = len(envs)
         (self.action_dim,) = envs[0].action_space.shape
 
     def reset(self) -> NDArray[np.float32]:
-        return np.stack([env.reset()[0] for env in self._envs])
+        return np.stack([world.reset() for world in self._worlds])
 
     def step(self, action: NDArray[np.float32]) -> Transition:
-        steps = [env.step(a)[:4] for env, a in zip(self._envs, action, strict=True)]
-        next_obs, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
+        steps = [world.step(a) for world, a in zip(self._worlds, action, strict=True)]
+        next_obs, reward, terminated, truncated, bad = map(np.array, zip(*steps, strict=True))
         obs = next_obs.copy()
         for n in np.flatnonzero(terminated | truncated):
-            obs[n] = self._envs[n].reset()[0]
-        return Transition(next_obs, reward.astype(np.float32), terminated, truncated, obs)
+            obs[n] = self._worlds[n].reset()
+        return Transition(next_obs, reward.astype(np.float32), terminated, truncated, obs, bad)
+
+    def problems(self) -> list[str]:
+        return [problem for world in self._worlds for problem in world.problems]
 
     def physics(self) -> dict[str, NDArray]:
-        data = [getattr(env.unwrapped, "data", None) for env in self._envs]
+        data = [getattr(world.env.unwrapped, "data", None) for world in self._worlds]
         if not all(hasattr(d, "qpos") for d in data):
             return {}
         return {"infos/qpos": np.array([d.qpos for d in data]), "infos/qvel": np.array([d.qvel for d in data])}
 
     def close(self) -> None:
-        for env in self._envs:
-            env.close()
+        for world in self._worlds:
+            world.env.close()
 
 
 class BatchedWorlds:
@@ -85,11 +96,12 @@ class BatchedWorlds:
 
     def step(self, action: NDArray[np.float32]) -> Transition:
         step = self._env.step(torch.as_tensor(action, device=self._env.device)[None])
-        if step.bad.any():
-            raise NonFiniteError(f"world {int(step.bad[0].nonzero()[0])}: the simulation diverged")
         parts: list[Any] = [part[0].numpy(force=True) for part in step]
-        obs, reward, terminated, truncated, final_obs, _ = parts
-        return Transition(final_obs, reward, terminated, truncated, obs)
+        obs, reward, terminated, truncated, final_obs, bad = parts
+        return Transition(final_obs, reward, terminated, truncated, obs, bad)
+
+    def problems(self) -> list[str]:
+        return self._env.problems()
 
     def physics(self) -> dict[str, NDArray]:
         state = self._env.physics

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from envs.dmc.dm_control_env import DMControlEnv, check, task_names
+from envs.dmc.task_names import check, task_names
 from rlreg.purpose import Purpose
 from rlreg.task import Task
 
@@ -17,11 +17,25 @@ if TYPE_CHECKING:
     import torch
 
     from envs.base import VectorEnv
+    from envs.dmc.dm_control_env import DMControlEnv
 
 __all__ = ["DMControlEnv", "DMControlTask", "choose_backend", "make", "make_single", "task_names"]
 
-make_single = DMControlEnv
-"""One task as a `gymnasium.Env`, for video and for other libraries."""
+
+def __getattr__(name: str) -> Any:
+    """`DMControlEnv`, imported with dm_control when it is first asked for."""
+    if name == "DMControlEnv":
+        from envs.dmc.dm_control_env import DMControlEnv
+
+        return DMControlEnv
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def make_single(task: str, *args: Any, **kwargs: Any) -> DMControlEnv:
+    """One task as a `gymnasium.Env`, for video and for other libraries; see `DMControlEnv`."""
+    from envs.dmc.dm_control_env import DMControlEnv
+
+    return DMControlEnv(task, *args, **kwargs)
 
 
 REFERENCE = "dm_control"
@@ -58,6 +72,7 @@ def make(
     check(task, action_repeat)
     chosen = choose_backend(task, num_envs, device, backend)
     if chosen == REFERENCE:
+        from envs.dmc.dm_control_env import DMControlEnv
         from envs.gym_vector import GymVectorEnv  # here: worker processes, which import this module, load no torch
 
         single = partial(DMControlEnv, task, action_repeat=action_repeat)

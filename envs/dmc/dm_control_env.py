@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from typing import Any
 
@@ -11,23 +10,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from rlreg.errors import NonFiniteError, UserError, unknown
-from rlreg.video.opengl import drawing
+from envs.dmc.task_names import EPISODE_STEPS, check
+from rlreg.errors import NonFiniteError, UserError
+from rlreg.video.opengl import drawing, import_without_drawing
 
 with warnings.catch_warnings():
     # Without a display its import says so, once a process; `render` says it where it matters.
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
     try:
-        try:
-            from dm_control import suite
-        except Exception as error:  # what it makes of a MUJOCO_GL that cannot be used: only drawing needs one
-            if "MUJOCO_GL" not in os.environ or isinstance(error, ModuleNotFoundError):
-                raise
-            given = os.environ["MUJOCO_GL"]
-            os.environ["MUJOCO_GL"] = "disable"
-            from dm_control import suite
-
-            os.environ["MUJOCO_GL"] = given
+        suite = import_without_drawing("dm_control.suite")
         from dm_control.rl import control
         from dm_control.rl.control import PhysicsError
     except ModuleNotFoundError as error:
@@ -40,22 +31,6 @@ with warnings.catch_warnings():
 
 # MuJoCo announces, for every world, the removal of an attribute that the suite's own models use.
 logging.getLogger("absl").addFilter(lambda record: "settotalmass" not in record.getMessage())
-
-EPISODE_STEPS = 1000
-"""Control steps an episode. The suite's own time limits all come to this, save `lqr`'s, which has none."""
-
-
-def task_names() -> tuple[str, ...]:
-    """All tasks of the suite as 'domain-task', such as 'humanoid-stand', 'lqr-lqr_2_1'."""
-    return tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
-
-
-def check(task: str, action_repeat: int = 1) -> None:
-    """Raises `UserError` for an unknown task or an impossible repeat."""
-    if task not in task_names():
-        raise unknown("task", task, task_names())
-    if not 1 <= action_repeat <= EPISODE_STEPS:
-        raise UserError(f"action_repeat={action_repeat}: give 1 (none) to {EPISODE_STEPS}")
 
 
 class DMControlEnv(gymnasium.Env):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from rlreg.by_seed import write_seeds
 from rlreg.config import seed_list
 from rlreg.errors import UserError
+from rlreg.eval_table import read_evaluations
 from rlreg.naming import agent_name, read_config, run_folders
+from rlreg.run_folder import RunFolder
 
 COLUMNS = ("run", "env", "seeds", "steps", "return", "when", "folder")
 IN_COLUMNS = ("seeds", "train.total_steps")
@@ -53,31 +55,30 @@ class Found:
 
 
 def find(root: Path) -> list[Found]:
-    """Every run below `root`, the one written last first."""
+    """Every run below `root`, the one written last first. What cannot be read is no run."""
     found = []
     for folder in run_folders(root):
-        cfg = read_config(folder / "config.yaml")
-        if cfg is None:
-            continue
-        try:
-            found.append(_found(cfg, folder))
-        except (OSError, ValueError, KeyError, UserError):
-            continue  # no run, or a broken one
+        with suppress(OSError, UserError, ValueError, TypeError, OmegaConfBaseException):
+            if (cfg := read_config(folder / "config.yaml")) is not None:
+                run = _found(cfg, RunFolder(folder))
+                run.row()
+                found.append(run)
     return sorted(found, key=lambda run: -run.written)
 
 
-def _found(cfg: DictConfig, folder: Path) -> Found:
+def _found(cfg: DictConfig, folder: RunFolder) -> Found:
     returns: dict[int, list[float]] = defaultdict(list)
-    parts = [folder / name for name in ("config.yaml", "eval.csv", "summary.json")]
-    if parts[1].exists():
-        with parts[1].open(newline="") as file:
-            for row in csv.DictReader(file):
-                returns[int(row["step"])].append(float(row["return"]))
-    whole = [step for step, values in returns.items() if len(values) == len(seed_list(cfg.seeds))]
+    if folder.eval_csv.exists():
+        for row in read_evaluations(folder.eval_csv):
+            returns[int(row["step"])].append(float(row["return"]))
+    seeds, total = len(seed_list(cfg.seeds)), int(cfg.train.total_steps)
+    whole = [step for step, values in returns.items() if len(values) == seeds]
     steps = max(whole, default=0)
-    mean = sum(returns[steps]) / len(returns[steps]) if whole else math.nan
-    complete = parts[2].exists() and json.loads(parts[2].read_text())["steps"] >= cfg.train.total_steps
-    return Found(cfg, folder, steps, mean, max(part.stat().st_mtime for part in parts if part.exists()), complete)
+    mean = sum(returns[steps]) / seeds if whole else math.nan
+    complete = folder.complete and folder.results()["steps"] >= total
+    parts = (folder.config, folder.eval_csv, folder.summary)
+    written = max(part.stat().st_mtime for part in parts if part.exists())
+    return Found(cfg, folder.path, steps, mean, written, complete)
 
 
 def run(cfg: DictConfig) -> None:
@@ -85,7 +86,8 @@ def run(cfg: DictConfig) -> None:
 
     With `out`, a folder, TensorBoard streams of their single seeds are written there, by `rlreg.by_seed`.
     """
-    given = {override.partition("=")[0] for override in HydraConfig.get().overrides.task}
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    given = {override.partition("=")[0] for override in typed}
     found = [
         run
         for run in find(Path(cfg.runs_root))

@@ -32,32 +32,43 @@ def run(cfg: DictConfig) -> None:
     agent = build_agent(cfg, task, seeds, settings.device)
     follow = wandb_sync(folder) if settings.logger == "wandb" else nullcontext()
     where = f"run folder: {folder.path}{_backends(task, settings)}"
-    if folder.complete_for(cfg):
-        with folder.locked():
-            folder.open(cfg)
-            print(where, flush=True)
-            repair_evaluations(folder)
-            check_data(cfg, folder)
-            _drop_replay(folder, settings)
-            if len(folder.results()["diverged"]) == len(seeds):  # of a version that took such a run for complete
-                raise UserError(f"no seed is left that learns; see {folder.path}, and delete it to start anew")
-            steps = folder.results()["steps"]
-            print(
-                f"this run is complete at step {steps}; a larger train.total_steps extends it, "
-                "and without its folder it would run again"
-            )
-        return
-    with closing(agent.Training.of(agent, task, settings, folder)) as loop, folder.locked():
-        folder.open(cfg, Checkpoints(folder.checkpoints).steps()[-1:])
-        loop.task = task
+    if not folder.complete_for(cfg):
+        with closing(agent.Training.of(agent, task, settings, folder)) as loop, folder.locked():
+            if not folder.complete_for(cfg):  # which another process that was waited for may have seen to
+                folder.open(cfg, Checkpoints(folder.checkpoints).steps()[-1:])
+                print(where, flush=True)
+                loop.task = task
+                with follow:
+                    _train(loop, settings, folder)
+                return
+    with folder.locked():
+        folder.open(cfg)
         print(where, flush=True)
-        if problem := folder.problem_with_results():
-            print(f"warning: {problem}; written again at the run's end", file=sys.stderr, flush=True)
-        with follow:
-            results = loop.run()
-        folder.finish(results)
-        _drop_replay(folder, settings)
+        _leave(cfg, settings, folder)
+
+
+def _train(loop: Any, settings: Config, folder: RunFolder) -> None:
+    """Begin the run in the folder, or go on with it, to its end."""
+    if problem := folder.problem_with_results():
+        print(f"warning: {problem}; written again at the run's end", file=sys.stderr, flush=True)
+    results = loop.run()
+    folder.finish(results)
+    _drop_replay(folder, settings)
     _print(results)
+
+
+def _leave(cfg: DictConfig, settings: Config, folder: RunFolder) -> None:
+    """Look after a complete run, and say that it is one."""
+    repair_evaluations(folder)
+    check_data(cfg, folder)
+    _drop_replay(folder, settings)
+    results = folder.results()
+    if len(results["diverged"]) == len(results["seeds"]):  # of a version that took such a run for complete
+        raise UserError(f"no seed is left that learns; see {folder.path}, and delete it to start anew")
+    print(
+        f"this run is complete at step {results['steps']}; a larger train.total_steps extends it, "
+        "and without its folder it would run again"
+    )
 
 
 def repair_evaluations(folder: RunFolder) -> None:

@@ -64,7 +64,12 @@ class Cell:
             _, values = self.evaluations(name)
             return values[1:][-10:].mean(axis=0) if name != measure else values[-1]
         found = summary[measure] if measure in summary else summary["final"].get(measure)
-        return np.full(len(summary["seeds"]), np.nan) if found is None else np.array(found, float)
+        if found is None:
+            return np.full(len(summary["seeds"]), np.nan)
+        try:
+            return np.array(found, float).reshape(len(summary["seeds"]))
+        except (TypeError, ValueError):
+            raise UserError(f"{self.folder.summary}: {measure} is no number for each seed") from None
 
     def evaluations(self, measure: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps (T,) and values (T, S) of the evaluations so far, up to the length asked for.
@@ -77,6 +82,8 @@ class Cell:
         values = np.full((len(steps), len(seeds)), np.nan)
         places = {step: i for i, step in enumerate(steps)}
         for row in rows:
+            if int(row["seed"]) not in seeds:
+                raise UserError(f"{self.folder.eval_csv}: seed {row['seed']}, which its run does not have")
             values[places[int(row["step"])], seeds.index(int(row["seed"]))] = float(row.get(measure, "nan"))
         return np.array(steps), values
 

@@ -286,7 +286,7 @@ class Training(ABC):
             self.updates, self.seconds_before = info["updates"], info.get("seconds", 0.0)
             self.saved_evaluations = info.get("evaluations")
             self._restore_info(info)
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise Damaged(f"{self.folder.checkpoints}: the state of step {step} lacks something ({error})") from None
         self.stopped = {}
         reasons = info.get("stopped", {})

@@ -6,12 +6,14 @@ process: so neither the trial nor any rendering happens in the process that trai
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from types import ModuleType
 
 import gymnasium
 
@@ -29,6 +31,21 @@ with mujoco.Renderer(model, 32, 32) as renderer:
     renderer.update_scene(data)
     assert renderer.render().std() > 1, "the picture is empty"
 """
+
+
+def import_without_drawing(module: str) -> ModuleType:
+    """Import what tries `MUJOCO_GL` as it is imported, also where that cannot be used: only drawing needs it."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        if "MUJOCO_GL" not in os.environ or isinstance(error, ModuleNotFoundError):
+            raise
+    given = os.environ["MUJOCO_GL"]
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        return importlib.import_module(module)
+    finally:
+        os.environ["MUJOCO_GL"] = given
 
 
 @cache

@@ -27,9 +27,13 @@ import worlds  # noqa: F401  registers the environments
 from conftest import ROOT
 
 from rlreg.command import run
-from rlreg.config import explain
+from rlreg.errors import UserError
+from rlreg.explain import explain
 from rlreg.interrupts import Interrupted
+from rlreg.modes.runs import find
 from rlreg.registry import register
+from rlreg.report.cell import Cell
+from rlreg.run_folder import RunFolder
 
 SETTINGS = [
     "agent=ddpg",
@@ -306,3 +310,52 @@ def test_evaluating_a_damaged_folder_is_one_line_or_the_same_figures(
     elif name != "config.yaml":
         step = 80 if not out.err else 60
         assert out.out.splitlines()[-1] == evaluated[step] and ("damaged" in out.err) == (step == 60)
+
+
+LOOKED_AT = [
+    *((name, damage.__name__) for name in ("config.yaml", "eval.csv", "summary.json") for damage in DAMAGES),
+    *((name, "") for name in LAYOUTS),
+    *((name, "other contents") for name in ("config.yaml", "eval.csv", "summary.json")),
+]
+CONTENTS = {
+    "config.yaml": [
+        "agent: 1\nenv: 2\ntrain: 3\n",
+        "agent: {name: [a]}\nenv: {name: {b: c}}\ntrain: {total_steps: many}\nseeds: 1\n",
+        "agent: {name: a}\nenv: {name: '${oc.env:HOME}'}\ntrain: {total_steps: 80}\nseeds: 1\n",
+        "agent: {name: a}\nenv: {name: b}\ntrain: {}\nseeds: -3\n",
+        "agent: &a {name: a}\nenv: *a\ntrain: {total_steps: 80}\n",
+    ],
+    "eval.csv": ["step,seed,return\n0,7,1.0\n", "step,seed\n0,0\n", "step,seed,return\n1e3,0,1\n", "return\n1\n"],
+    "summary.json": [
+        '{"seeds": 1, "steps": 80, "final": {"return": [1]}}',
+        '{"seeds": [0], "steps": "80", "final": {"return": [1]}}',
+        '{"seeds": [0], "steps": 80, "final": {"return": ["much"]}}',
+        '{"seeds": [0], "steps": 80, "final": {"return": 1}}',
+        '{"seeds": [0], "steps": 80, "final": [], "return_last_ten": {}}',
+        '{"seeds": [0], "steps": 80, "final": {}, "return_last_ten": "all"}',
+        '{"seeds": [0, 1], "steps": 80, "final": {"return": [1]}, "return_last_ten": [[1], [2]]}',
+    ],
+}
+
+
+def test_lists_and_tables_get_past_damaged_folders(cfg, originals, tmp_path) -> None:
+    """`mode=runs` leaves out what it cannot read; a table's cell ends in one line, or in figures."""
+    tried = 0
+    for name, damage in LOOKED_AT:
+        for number, text in enumerate(CONTENTS[name] if damage == "other contents" else [""]):
+            root = tmp_path / f"{name}-{damage}-{number}".replace(" ", "_")
+            if text:
+                shutil.copytree(originals["complete"], root / "run")
+                (root / "run" / name).write_text(text)
+            else:
+                damaged(originals["complete"], root, name, damage)
+            for found in find(root):
+                found.row()
+            cell = Cell("row", "column", [], cfg, RunFolder(root / "run"))
+            for look in (cell.status, lambda cell=cell: cell.complete and cell.values("return_last_ten")):
+                try:
+                    look()
+                except UserError as error:
+                    assert str(root) in str(error) and "\n" not in str(error)
+            tried += 1
+    assert tried >= 70
