@@ -159,7 +159,7 @@ def test_what_a_plot_tells_of_a_point_is_in_eval_csv(made) -> None:
     page = (made[0] / "report.html").read_text()
     plots = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
     returns = plots[0]
-    assert returns["unit"] == "environment steps a seed"
+    assert returns["unit"] == "environment steps per seed"
     cell = made[1][0]
     rows = list(csv.DictReader(cell.folder.eval_csv.read_text().splitlines()))
     line = next(line for line in returns["lines"] if line["name"] == "plain")
@@ -419,7 +419,7 @@ def test_the_page_fits_the_screen_and_tells_its_values(made, browser, width) -> 
         arguments[0].dispatchEvent(new PointerEvent("pointerdown", at));
     """  # the middle of the steps 0 .. 200
     browser.execute_script(touch, plot)
-    assert reading.text.splitlines()[:2] == ["100 environment steps a seed", "plain 12.0 [10.0, 15.0], n = 3"]
+    assert reading.text.splitlines()[:2] == ["100 environment steps per seed", "plain 12.0 [10.0, 15.0], n = 3"]
     browser.execute_script("arguments[0].dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))", plot)
     assert reading.text.splitlines()[1].startswith("plain 30.0 [")
     button = browser.find_element(By.CSS_SELECTOR, ".legend button")

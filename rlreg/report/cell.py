@@ -133,7 +133,7 @@ class Cell:
     def unit(self) -> str:
         """What its steps are."""
         offline = str(self.cfg.env.name).startswith("d4rl/") or "score" in self.measures()
-        return "updates" if offline or "solved" in self.measures() else "environment steps a seed"
+        return "updates" if offline or "solved" in self.measures() else "environment steps per seed"
 
     def settings(self) -> dict[str, Any]:
         """Every setting that it ran, or would run, with, flat, by dotted key. References are not followed."""
