@@ -70,7 +70,7 @@ def _found(cfg: DictConfig, folder: RunFolder) -> Found:
     returns: dict[int, list[float]] = defaultdict(list)
     if folder.eval_csv.exists():
         for row in read_evaluations(folder.eval_csv):
-            returns[int(row["step"])].append(float(row["return"]))
+            returns[int(row["step"])].append(float(row.get("return", "nan")))
     seeds, total = len(seed_list(cfg.seeds)), int(cfg.train.total_steps)
     whole = [step for step, values in returns.items() if len(values) == seeds]
     steps = max(whole, default=0)
