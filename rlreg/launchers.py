@@ -46,11 +46,11 @@ class Job:
 
 
 class TimeIsUp(Interrupted):
-    """The minutes are over: `stopped` runs have saved, and `left` were not started."""
+    """The minutes are over: `stopped` runs have saved what they had, and `left` were not started."""
 
     def __init__(self, minutes: float, stopped: Sequence[Job], left: Sequence[Job], failed: Sequence[Job]) -> None:
         self.stopped, self.left, self.failed = list(stopped), list(left), list(failed)
-        parts = [f"{len(stopped)} stopped and saved" if stopped else "", f"{len(left)} not started" if left else ""]
+        parts = [f"{len(stopped)} stopped" if stopped else "", f"{len(left)} not started" if left else ""]
         parts.append(f"{len(failed)} failed" if failed else "")
         said = ", ".join(filter(None, parts))
         super().__init__(f"launcher.minutes={minutes:g}: {said}; the same command goes on from there")

@@ -112,6 +112,25 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path, capsys) -> None:
         os.kill(int(run.log.read_text().split()[0]), 0)
 
 
+def test_minutes_start_what_fits_and_stop_what_is_left(tmp_path, capsys) -> None:
+    runs = [
+        Job("too long", [sys.executable, "-c", ""], tmp_path / "0.log", seconds=3600.0),
+        python(tmp_path, "short", "print('done')"),
+        python(tmp_path, "endless", SAVES, str(tmp_path / "endless.saved")),
+        python(tmp_path, "later", SAVES, str(tmp_path / "later.saved")),
+    ]
+    with pytest.raises(launchers.TimeIsUp) as up:
+        local(runs, jobs=1, minutes=0.1)
+    assert [run.name for run in up.value.stopped] == ["endless"] and (tmp_path / "endless.saved").exists()
+    assert [run.name for run in up.value.left] == ["too long", "later"] and up.value.failed == []
+    assert str(up.value) == "launcher.minutes=0.1: 1 stopped, 2 not started; the same command goes on from there"
+    out = capsys.readouterr().out
+    assert "[1/4] too long: not started: it would take some 60.0 minutes more" in out and "[2/4] short: done" in out
+    assert not runs[0].log.exists() and not runs[3].log.exists()
+    fitting = Job("fits", [sys.executable, "-c", ""], tmp_path / "fits.log", seconds=1.0)
+    assert local([fitting], jobs=1, minutes=5) == []
+
+
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"launcher=ray needs Ray: pip install 'rlreg\[ray\]', or give launcher=local"):

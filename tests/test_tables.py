@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import numpy as np
@@ -18,7 +20,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from envs.d4rl.names import Info
 from rlreg import tables
+from rlreg.checkpoint import Checkpoints
 from rlreg.errors import UserError
+from rlreg.interrupts import Interrupted
 from rlreg.registry import register
 from rlreg.report.cell import Cell
 from rlreg.tables import compose_cells, run_table
@@ -236,6 +240,49 @@ def test_a_report_of_nothing_and_without_matplotlib_is_written_all_the_same(tmp_
     assert "no figures: matplotlib is not installed (pip install 'rlreg[plots]')" in out
     there = sorted(path.name for path in (tmp_path / "tables" / "tiny").iterdir())
     assert there == ["cells.csv", "logs", "report.html", "table.csv", "table.md", "table.tex"]
+
+
+# ------------------------------------------------------------------- time
+
+
+def test_dry_lists_what_is_done_and_left_and_starts_none(given, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs, minutes: pytest.fail("a run was started"))
+    going = cells_of(*given)["gym/Pendulum-v1", "beer"].folder
+    (going.path / "times.csv").write_text("step,seconds\n0,0\n100,60\n200,180\n")
+    in_process(*TABLE, *given, "dry=true")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "dmc/cartpole-balance ddpg: complete"
+    assert lines[7] == "gym/Pendulum-v1 beer: at step 200 of 300; about 2 min left (measured on itself)"
+    assert lines[8].startswith("    python run.py env=gym/Pendulum-v1 agent=beer ")
+    assert lines[9] == "4 runs, 3 complete; about 2 min left with launcher.jobs=2"
+    assert not (tmp_path / "tables").exists()
+    (going.path / "times.csv").unlink()
+    in_process(*TABLE, *given, "dry=true")
+    out = capsys.readouterr().out
+    assert "at step 200 of 300; time left unknown: nothing like it has been measured" in out
+    assert out.endswith("4 runs, 3 complete; time left unknown\n")
+
+
+def test_a_run_that_is_stopped_when_the_minutes_are_over_has_saved_and_goes_on(tmp_path, capsys, monkeypatch) -> None:
+    """A real run, whose minutes are over once it has made its second evaluation."""
+    settings = [*TABLE, *RUN, f"runs_root={tmp_path}", "table.rows=[gym/Pendulum-v1]", "table.columns=[ddpg]"]
+    settings += ["train.total_steps=1000000", "train.checkpoint_every=1000000", "launcher.minutes=60"]
+    (cell,) = [cells_of(*settings)["gym/Pendulum-v1", "ddpg"]]
+
+    def clock() -> float:
+        return time.monotonic() + 3600.0 * (cell.folder.eval_csv.exists() and cell.reached() >= 200)
+
+    monkeypatch.setattr("rlreg.launchers.time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
+    with pytest.raises(Interrupted, match=r"launcher\.minutes=60: 1 stopped; the same command goes on from there"):
+        in_process(*settings)
+    out = capsys.readouterr().out
+    assert "the 60 minutes are over" in out and "ended with status 130" in out and "- runs: 0 of 1 complete" in out
+    (step,) = Checkpoints(cell.folder.checkpoints).steps()
+    assert step >= 200 and cell.status().startswith(f"at step {step // 200 * 200:,} of")
+    steps, seconds = cell.times()
+    assert steps.tolist() == list(range(0, step + 1, 200)) and (np.diff(seconds) > 0).all()
+    in_process(*settings, "dry=true")
+    assert "left (measured on itself)" in capsys.readouterr().out
 
 
 # ------------------------------------------------ what the runs are given

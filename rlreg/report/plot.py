@@ -31,9 +31,10 @@ class Plot:
     """One panel."""
 
     def __init__(self, title: str, x_label: str, y_label: str, lines: Sequence[Line], decimals: int = 1) -> None:
+        """`x_label` of hours begins at 0."""
         self.title, self.x_label, self.y_label, self.decimals = title, x_label, y_label, decimals
         self.lines = list(lines)
-        self.x0, self.x1 = _span([line.x for line in lines])
+        self.x0, self.x1 = _span([line.x for line in lines] + ([np.zeros(1)] if x_label == "hours" else []))
         self.y0, self.y1 = _span([a for line in lines for a in (line.value, line.low, line.high)], room=0.04)
 
     def across(self, x: Any) -> Any:
