@@ -22,6 +22,7 @@ class Drift:
     """Worlds that are moved by the action, and end by a clock or where they have gone far."""
 
     max_episode_steps = 5
+    measures = ()
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
