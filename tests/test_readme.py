@@ -112,7 +112,7 @@ def test_the_tour_is_its_page():
 
 def test_the_tour_from_its_beginning_to_its_end(tmp_path):
     """The script itself, at a small size: a run is stopped, goes on, is extended, compared, filmed and exported."""
-    sizes = {"STEPS": "600", "MORE": "800", "WARMUP": "100", "EVERY": "200", "FILM": "cave_escape"}
+    sizes = {"STEPS": "600", "MORE": "800", "WARMUP": "100", "EVERY": "200", "FILM": "cave_escape", "STOP_AT": "0"}
     small = "agent.hidden=[16,16] agent.batch_size=16 eval.episodes=2 eval.samples=64 compile=eager threads=1"
     given = {"RUN": f"{sys.executable} {ROOT / 'run.py'}", "EXTRA": small, "OMP_NUM_THREADS": "1"}
     (tmp_path / "models").symlink_to(ROOT / "models")
