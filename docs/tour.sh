@@ -7,7 +7,7 @@ STOP_AT=${STOP_AT:-$EVERY}
 
 # train; after the evaluation at step STOP_AT it is stopped, as by Ctrl-C
 $RUN agent=beer env=gym/Pendulum-v1 seeds=2 train.total_steps=$STEPS train.warmup_steps=$WARMUP eval.every=$EVERY train.keep_replay=true ${EXTRA:-} &
-until grep -qs "^$STOP_AT," runs/gym/Pendulum-v1/beer-*/eval.csv || ! kill -0 $!; do sleep 0.2; done
+until grep -qs "^$STOP_AT," runs/gym/Pendulum-v1/beer-*/eval.csv || ! kill -0 $! 2>/dev/null; do sleep 0.2; done
 kill -TERM $! 2>/dev/null || true
 wait $! || true
 # go on: the same command
