@@ -130,7 +130,7 @@ MISTAKES = {
     "agent=bear": "unknown agent 'bear'; did you mean 'beer'? (valid: ",
     "env=dmc/humanoid-fly": "unknown env 'dmc/humanoid-fly'; did you mean 'dmc/humanoid-walk'?",
     "env=gym/Hoper-v4": "did you mean 'gym/Hopper-v4'?",
-    "regularizer=bear": "unknown regularizer 'bear'; did you mean 'beer'? (valid: beer, dr3, infer, none)",
+    "regularizer=bear": "unknown regularizer 'bear'; did you mean 'beer'? (valid: beer, beer_inner, dr3, infer, none)",
     "agent.discount=1.5": "agent.discount=1.5 is not valid; give a number in (0, 1)",
     "agent.discont=0.9": "unknown key 'agent.discont'; did you mean 'agent.discount'?",
     "agent.discount=high": "agent.discount=high is not valid; give a number",
