@@ -76,6 +76,8 @@ def cells_of(*overrides: str) -> dict[tuple[str, str], Cell]:
     with composing(*TABLE, *overrides):
         table = hydra.compose("config", [*TABLE, *overrides]).table
         cells = compose_cells(tables.OmegaConf.to_object(table), tables._users_overrides())
+        for cell in cells:
+            assert cell.folder.path  # named here, where Hydra knows what was chosen
     return {(cell.row, cell.column): cell for cell in cells}
 
 
@@ -151,6 +153,7 @@ def test_again_only_what_is_missing_runs_and_then_nothing(first, capsys) -> None
 def fill(cell: Cell, returns: list[list[float]], total: int | None, diverged: tuple[int, ...] = ()) -> None:
     """Results of a run: `returns` an evaluation and seed, every 100 steps; complete where `total` is given."""
     cell.folder.path.mkdir(parents=True)
+    cell.folder.open(cell.cfg)  # by which the run is found
     rows = [
         f"{100 * i},{seed},{value},{2.0 * value},{'nan' if i == 0 else 7.0}"
         for i, values in enumerate(returns)
