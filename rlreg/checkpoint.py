@@ -249,7 +249,7 @@ class ReplayLog:
 def _without_arrays(value: Any, arrays: dict[str, Tensor]) -> Any:
     if isinstance(value, np.ndarray):
         name = f"arrays/{len(arrays)}"
-        arrays[name] = torch.from_numpy(np.ascontiguousarray(value).copy())
+        arrays[name] = torch.from_numpy(np.array(value, order="C"))
         return {_ARRAY: name}
     if isinstance(value, dict):
         return {k: _without_arrays(v, arrays) for k, v in value.items()}

@@ -6,11 +6,13 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from traceback import extract_tb
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from rlreg.config import CONFIGS, EvalConfig, TrainConfig
 from rlreg.errors import UserError, unknown
@@ -21,8 +23,8 @@ from rlreg.regularizers import SCHEMAS
 _HIDDEN = "_schema"  # how base configurations end, of no use by themselves
 
 
-NO_LIST = "Cannot merge DictConfig with ListConfig", "keys with values, where a list is wanted"
-"""What OmegaConf says of one, and what we do."""
+NO_LIST = "Cannot merge DictConfig with ListConfig", "a list where keys with values belong, or the other way round"
+"""What OmegaConf says of either, and what we do."""
 
 
 def explain(error: BaseException) -> str | None:
@@ -52,6 +54,12 @@ def explain(error: BaseException) -> str | None:
         )
     if several := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return f"{several.group(1)}: several values; --multirun makes a run of each, [...] makes one list of them"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file of the configuration is not UTF-8 text ({error.reason})"
+    if isinstance(error, RecursionError) and any("omegaconf" in f.filename for f in extract_tb(error.__traceback__)):
+        return "a file of the configuration refers to itself"
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        return f"{mark.name}, line {mark.line + 1}: no YAML ({error.problem})"
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         lines = [line for line in str(error).strip().splitlines() if line.strip()]

@@ -21,7 +21,7 @@ from rlreg.errors import UserError
 from rlreg.files import read_text, write_atomic
 from rlreg.launchers import WAIT
 from rlreg.naming import differences, existing, flat_settings, identity, latest, new_folder, parse_config
-from rlreg.old_names import with_new_names
+from rlreg.old_names import renamed, with_new_names, with_old_names
 from rlreg.registry import checked
 
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
@@ -99,11 +99,11 @@ class RunFolder:
             write_atomic(self.config, OmegaConf.to_yaml(OmegaConf.create(whole)))
             return
         kept = self.read_config()
-        there, here = identity(kept), identity(cfg)
+        there, here = (with_old_names(identity(settings)) for settings in (kept, cfg))
         if there != here:
             key = next(k for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k))
             raise UserError(
-                f"run_dir={self.path}: holds a run with {key}={there.get(key)}, not {here.get(key)}; "
+                f"run_dir={self.path}: holds a run with {renamed(key) or key}={there.get(key)}, not {here.get(key)}; "
                 "give another run_dir or delete it"
             )
         before, now = (flat_settings({k: c[k] for k in ("train", "eval")}) for c in map(_plain, (kept, cfg)))

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from conftest import main
+from conftest import TINY, main
 from scipy.stats import binom
 
 from agents.dqn import DQN, DQNConfig
@@ -116,3 +116,12 @@ def test_agents_of_the_other_kind_of_actions_are_refused(monkeypatch, capsys):
     for settings in (*continuous, ("agent=dqn", "env=gym/Pendulum-v1")):
         assert main(monkeypatch, *settings) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_stopped_run_on_the_grid_goes_on_to_the_bit(monkeypatch, tmp_path) -> None:
+    run = ["agent=dqn", "env=gridworld", *TINY, "train.keep_replay=true"]
+    for steps in (200, 400):
+        assert main(monkeypatch, *run, f"train.total_steps={steps}", f"run_dir={tmp_path / 'parts'}") == 0
+    assert main(monkeypatch, *run, f"run_dir={tmp_path / 'whole'}") == 0
+    parts, whole = ((tmp_path / name / "eval.csv").read_text() for name in ("parts", "whole"))
+    assert parts == whole and len(whole.splitlines()) == 6

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, main
+from conftest import ROOT, TINY, main
 from omegaconf import OmegaConf
 
 from rlreg.old_names import renamed, with_new_names, with_old_names
@@ -89,3 +89,14 @@ def test_an_old_run_of_iql_began_as_pytorch_does_and_keeps_its_folder():
     assert with_old_names(flat_settings(new)) == flat_settings({"agent": old})
     new["agent"]["initialization"] = "orthogonal"
     assert with_old_names(flat_settings(new)) != flat_settings({"agent": old})
+
+
+def test_an_unfinished_run_of_before_a_setting_was_added_is_gone_on_with(monkeypatch, tmp_path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run = ["agent=dqn", "env=gridworld", *TINY, f"run_dir={folder.path}"]
+    assert main(monkeypatch, *run) == 0
+    kept = [line for line in folder.config.read_text().splitlines() if "clip_error" not in line]
+    folder.config.write_text("\n".join(kept) + "\n")
+    assert main(monkeypatch, *run, "train.total_steps=500") == 0
+    assert folder.results()["steps"] == 500
+    assert main(monkeypatch, *run, "train.total_steps=600", "agent.clip_error=true") == 2

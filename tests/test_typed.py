@@ -210,3 +210,21 @@ def test_what_is_slow_to_import_is_imported_where_it_is_needed() -> None:
 def test_discrete_actions_are_called_so() -> None:
     with pytest.raises(UserError, match=r"'x' has discrete actions, .* continuous ones are needed"):
         ActionScale("x", gymnasium.spaces.Discrete(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: x\nrows: [a, b\ncolumns: {\n", "bad.yaml, line 3: no YAML (expected ',' or ']', but got ':')"),
+        ("name: x\n\trows: []\n", "bad.yaml, line 2: no YAML (found character '\\t' that cannot start any token)"),
+        ("x: &a [*a]\n", "a file of the configuration refers to itself"),
+        (b"\xff\xfe", "a file of the configuration is not UTF-8 text (invalid start byte)"),
+        ("- 1\n", "In 'table/bad': a list where keys with values belong, or the other way round"),
+    ],
+)
+def test_a_table_of_ones_own_that_cannot_be_read_is_one_line(monkeypatch, capsys, tmp_path, text, says) -> None:
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "bad.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(monkeypatch, f"--config-dir={tmp_path}", "mode=table", "table=bad") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and line.endswith(says)
