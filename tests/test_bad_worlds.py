@@ -95,7 +95,7 @@ def test_a_world_that_never_starts_is_bad_at_every_step() -> None:
 
 
 SAYS = {
-    worlds.RaisesInStep: r"\(seed 0, world 0\): the environment raised KeyError: .no such thing. \(worlds.py:\d+\)",
+    worlds.RaisesInStep: r"\(seed [01], world 0\): the environment raised KeyError: .no such thing. \(worlds.py:\d+\)",
     worlds.RaisesInReset: r"raised FileNotFoundError: no such map \(worlds.py:\d+\) at a reset; once that is put right",
     worlds.Exits: r"raised SystemExit: 0 \(.*:\d+\) at episode step 20",
     worlds.RaisesWhenMade: r"cannot make 'worlds:rlreg-test/RaisesWhenMade-v0': it raised OSError: no licence",
