@@ -36,11 +36,12 @@ def records(folder) -> list:
     return [Record.FromString(message) for path in paths for message in messages(path.read_bytes())]
 
 
-def test_wandb_follows_the_stream_and_goes_on_with_the_run(monkeypatch, tmp_path):
+def test_wandb_follows_the_stream_and_goes_on_with_the_run(runner, tmp_path):
+    """In processes of their own: wandb looks at its variables once in a process."""
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    assert main(monkeypatch, *RUN, f"run_dir={tmp_path}/run", "train.total_steps=200") == 0
+    runner.env.update(WANDB_MODE="offline", WANDB_SILENT="true")
+    done = runner(*RUN, f"run_dir={tmp_path}/run", "train.total_steps=200")
+    assert done.returncode == 0, done.stderr
     name = (tmp_path / "run/wandb-id.txt").read_text().strip()
     found = records(tmp_path / "run")
     (began,) = [record.run for record in found if record.HasField("run")][:1]
@@ -53,7 +54,7 @@ def test_wandb_follows_the_stream_and_goes_on_with_the_run(monkeypatch, tmp_path
     logged = {("/".join(item.nested_key) or item.key) for row in history for item in row.item}
     assert {"eval/mean_reward", "train/critic_loss", "global_step"} <= logged, logged
     # extended, it is the same run over there
-    assert main(monkeypatch, *RUN, f"run_dir={tmp_path}/run", "train.total_steps=400") == 0
+    assert runner(*RUN, f"run_dir={tmp_path}/run", "train.total_steps=400").returncode == 0
     ids = {record.run.run_id for record in records(tmp_path / "run") if record.HasField("run")}
     assert ids == {name}
 
