@@ -21,8 +21,6 @@ from rlreg.old_names import renamed
 from rlreg.regularizers import SCHEMAS
 
 _HIDDEN = "_schema"  # how base configurations end, of no use by themselves
-
-
 NO_LIST = "Cannot merge DictConfig with ListConfig", "a list where keys with values belong, or the other way round"
 """What OmegaConf says of either, and what we do."""
 

@@ -132,6 +132,7 @@ def _list(cells: Sequence[Cell], jobs: int) -> None:
         known += f", and {len(unknown_ones)} of unknown length"
     print(f"{len(every)} runs, {len(every) - len(missing)} complete; {known}")
 
+
 def _fetch_data(table: TableConfig, cells: Sequence[Cell]) -> None:
     """What the runs learn from, if from files, brought here once: each run by itself would get in the others' way."""
     for cell in cells:

@@ -51,6 +51,21 @@ def test_the_least_of_what_was_measured_is_remembered_by_kind_of_update() -> Non
     assert CostBook(wider).path != book.path
 
 
+@pytest.mark.parametrize("error", [KeyError, OSError])
+def test_a_user_without_a_name_has_a_place_for_costs(monkeypatch, tmp_path, error) -> None:
+    """As in a container that runs with a number that its list of users does not have."""
+
+    def nameless() -> str:
+        raise error
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("getpass.getuser", nameless)
+    book = CostBook(learner(range(1))[0])
+    book.note(eager_ms=2.0)
+    assert book.read().eager_ms == 2.0 and tmp_path in book.path.parents
+
+
 NONSENSE = ["", "[1, 2]", "{", '{"eager_ms": "fast"}', '{"eager_ms": -1}', '{"seconds": NaN}', "\0"]
 
 
