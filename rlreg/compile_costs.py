@@ -42,7 +42,8 @@ class Costs:
     """What is known of one update on this machine; None where nothing is."""
 
     eager_ms: float | None = None
-    compiled_ms: float | None = None
+    share: float | None = None
+    """Of an eager update's time that a compiled one took, both of one run: other programs slow both."""
     seconds: float | None = None
     """That compiling took, the least so far."""
     times: int = 0
@@ -52,8 +53,8 @@ class Costs:
         """Seconds that compiled updates are expected to save in all, without those of compiling."""
         if self.eager_ms is None:
             return None
-        compiled = EXPECTED_SHARE * self.eager_ms if self.compiled_ms is None else self.compiled_ms
-        return num_updates * (self.eager_ms - compiled) / 1000
+        share = EXPECTED_SHARE if self.share is None else self.share
+        return num_updates * self.eager_ms * (1 - share) / 1000
 
     def next_seconds(self) -> float:
         """Seconds that compiling is expected to take the next time."""
@@ -91,20 +92,18 @@ class CostBook:
     def read(self) -> Costs:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            numbers = {name: found.get(name) for name in ("eager_ms", "compiled_ms", "seconds")}
+            numbers = {name: found.get(name) for name in ("eager_ms", "share", "seconds")}
             times = found.get("times", 0)
         except (OSError, ValueError, AttributeError):
             return Costs()
         known = {name: float(value) for name, value in numbers.items() if _is_time(value)}
         return Costs(**known, times=times if isinstance(times, int) else 0)
 
-    def note(
-        self, eager_ms: float | None = None, compiled_ms: float | None = None, seconds: float | None = None
-    ) -> Costs:
-        """Add what was measured, the least of each so far, as other programs can only have made it longer."""
+    def note(self, eager_ms: float | None = None, share: float | None = None, seconds: float | None = None) -> Costs:
+        """Add what was measured: of times the least so far, as other programs can only have made them longer."""
         known = self.read()
         known.eager_ms = _least(known.eager_ms, eager_ms)
-        known.compiled_ms = _least(known.compiled_ms, compiled_ms)
+        known.share = known.share if share is None else share
         known.seconds, known.times = _least(known.seconds, seconds), known.times + (seconds is not None)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,8 +165,9 @@ def time_eager(agent: BatchAgent, update: Callable[..., Any], variants: list[tup
 class Watched:
     """A compiled `update(number, variant)` that notes what compiling took and what it saves, then only passes on."""
 
-    def __init__(self, update: Callable[..., Any], book: CostBook) -> None:
-        self._update, self._book = update, book
+    def __init__(self, update: Callable[..., Any], book: CostBook, eager_ms: float | None) -> None:
+        """`eager_ms`: what this run measured of the eager update; None where it did not."""
+        self._update, self._book, self._eager_ms = update, book, eager_ms
         self._first: dict[Hashable, float] = {}
         self._later: list[float] = []
 
@@ -185,5 +185,6 @@ class Watched:
         if len(self._later) == WATCHED:
             usual = statistics.fmean(self._later)
             compiling = sum(self._first.values()) - usual * len(self._first)
-            self._book.note(compiled_ms=1000 * usual, seconds=max(compiling, 0.0))
+            share = 1000 * usual / self._eager_ms if self._eager_ms else None
+            self._book.note(share=share, seconds=max(compiling, 0.0))
         return out

@@ -25,10 +25,10 @@ def _no_programs_yet(monkeypatch, tmp_path):
         (Costs(), 10**9, False),  # nothing is known
         (Costs(eager_ms=10.0), 12_000, False),  # 4 ms are expected to be saved: 48 s, of which compiling takes 40
         (Costs(eager_ms=10.0), 13_000, True),  # 52 s are more than 1.25 times 40
-        (Costs(eager_ms=10.0, compiled_ms=5.0, seconds=30.0, times=2), 7_400, False),  # 37.0 s, and 37.5 are asked
-        (Costs(eager_ms=10.0, compiled_ms=5.0, seconds=30.0, times=2), 7_600, True),
-        (Costs(eager_ms=10.0, compiled_ms=5.0, seconds=30.0, times=1), 2_700, True),  # 10.5 s by Inductor's cache
-        (Costs(eager_ms=5.0, compiled_ms=6.0, seconds=0.0, times=3), 10**9, False),
+        (Costs(eager_ms=10.0, share=0.5, seconds=30.0, times=2), 7_400, False),  # 37.0 s, and 37.5 are asked
+        (Costs(eager_ms=10.0, share=0.5, seconds=30.0, times=2), 7_600, True),
+        (Costs(eager_ms=10.0, share=0.5, seconds=30.0, times=1), 2_700, True),  # 10.5 s by Inductor's cache
+        (Costs(eager_ms=5.0, share=1.2, seconds=0.0, times=3), 10**9, False),
     ],
 )
 def test_compiling_pays_where_it_saves_more_than_it_takes(costs, num_updates, pays) -> None:
@@ -41,9 +41,9 @@ def test_the_least_of_what_was_measured_is_remembered_by_kind_of_update() -> Non
     book = CostBook(agent)
     assert book.read() == Costs()
     book.note(eager_ms=3.0)
-    book.note(eager_ms=4.0, compiled_ms=2.0, seconds=30.0)
-    assert CostBook(learner(range(2))[0]).read() == Costs(3.0, 2.0, 30.0, 1)
-    assert book.note(seconds=6.0) == Costs(3.0, 2.0, 6.0, 2)
+    book.note(eager_ms=4.0, share=0.5, seconds=30.0)
+    assert CostBook(learner(range(2))[0]).read() == Costs(3.0, 0.5, 30.0, 1)
+    assert book.note(seconds=6.0) == Costs(3.0, 0.5, 6.0, 2)
     slower = type(agent)(TD3Config(hidden=[16, 16], batch_size=8, tau=0.5), agent.regularizer, 5, 2, range(2))
     assert CostBook(slower).path == book.path  # a constant of the same program
     assert CostBook(learner(range(3))[0]).path != book.path
@@ -99,13 +99,13 @@ def test_what_compiling_took_is_noted_once(monkeypatch) -> None:
     def update(number: int, variant: bool) -> None:
         clock[0] += taken.pop(variant, 0.01)
 
-    watched = Watched(update, book)
+    watched = Watched(update, book, eager_ms=20.0)
     for number in range(1, 3 + WATCHED):
         assert book.read() == Costs()
         watched(number, number % 2 == 0)
     found = book.read()
     assert (found.times, found.eager_ms) == (1, None)
-    assert found.compiled_ms == pytest.approx(10.0) and found.seconds == pytest.approx(12.98)
+    assert found.share == pytest.approx(0.5) and found.seconds == pytest.approx(12.98)
     for number in range(100):
         watched(number, False)
     assert book.read() == found
@@ -131,7 +131,7 @@ def test_a_resumed_run_goes_on_by_the_program_it_began_with(monkeypatch, capsys,
     """The costs that were known when it began are gone by then."""
     calls = []
     monkeypatch.setattr(torch, "compile", lambda update, **_: calls.append(1) or update)
-    monkeypatch.setattr(CostBook, "read", lambda self: Costs(compiled_ms=0.0, seconds=0.0, times=2))
+    monkeypatch.setattr(CostBook, "read", lambda self: Costs(share=0.0, seconds=0.0, times=2))
     @contextmanager
     def interrupted():
         seen = iter(range(10**6))
@@ -141,6 +141,6 @@ def test_a_resumed_run_goes_on_by_the_program_it_began_with(monkeypatch, capsys,
         patch.setattr("rlreg.training.base.interrupts", interrupted)
         assert main(monkeypatch, *LONG, f"run_dir={tmp_path / 'run'}") == 130
     assert "updates are compiled" in capsys.readouterr().out and calls == [1]
-    monkeypatch.setattr(CostBook, "read", lambda self: Costs(compiled_ms=10**6, seconds=10**6, times=2))
+    monkeypatch.setattr(CostBook, "read", lambda self: Costs(share=10**6, seconds=10**6, times=2))
     assert main(monkeypatch, *LONG, f"run_dir={tmp_path / 'run'}") == 0
     assert "compile=auto" not in capsys.readouterr().out and calls == [1, 1]

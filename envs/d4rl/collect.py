@@ -295,7 +295,8 @@ def roll_out(act: Act, worlds: SideBySide, steps: int, max_bad_share: float = 0.
     rows = {name: value.reshape(-1, *value.shape[2:])[:steps] for name, value in rows.items()}
     good = ~rows.pop("bad")
     if not good.all():
-        told = f"{(~good).sum()} of {steps} steps were bad, such as this one: {worlds.problems()[0]}"
+        why = next(iter(worlds.problems()), "the simulation diverged")
+        told = f"{(~good).sum()} of {steps} steps were bad, such as this one: {why}"
         if 1 - good.mean() > max_bad_share:
             raise UserError(f"{told}; more than train.max_bad_share={max_bad_share:g}")
         print(f"warning: {told}; their episodes are cut there, their rows left out", file=sys.stderr)

@@ -340,6 +340,7 @@ class BatchTraining(Training):
         """Made when there is something to learn from, by which it is measured whether compiling pays."""
         self.compiled: dict[str, Any] = {}
         """Whether that was found to pay, for a run of how many updates."""
+        self.eager_ms: float | None = None
         self.update_number = torch.zeros((), dtype=torch.int64, device=agent.device)
 
     def _learn(self) -> None:
@@ -357,8 +358,8 @@ class BatchTraining(Training):
         device, worthwhile, watch = self.agent.device, self.num_updates > WORTHWHILE_UPDATES, None
         if device.type == "cpu" and self.compile != "eager":
             book = CostBook(self.agent)
-            watch = partial(Watched, book=book)
             worthwhile = self.compile == "compile" or self._pays(book)
+            watch = partial(Watched, book=book, eager_ms=self.eager_ms)
         if worthwhile and self.compile != "eager":  # the compiler's import takes a second
             torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
         return prepare(self._update, self.compile, device, worthwhile, self.per_call, watch)
@@ -369,7 +370,8 @@ class BatchTraining(Training):
             return False
         if self.compiled.get("updates") != self.num_updates:
             variants = [self.agent.variant(number) for number in range(1, 7)]
-            costs = book.note(eager_ms=time_eager(self.agent, self._update, variants))
+            self.eager_ms = time_eager(self.agent, self._update, variants)
+            costs = book.note(eager_ms=self.eager_ms)
             self.compiled = {"updates": self.num_updates, "pays": costs.pays(self.num_updates)}
             print(f"compile=auto: {costs.reason(self.num_updates)}", flush=True)
         return self.compiled["pays"]
