@@ -16,6 +16,7 @@ from test_d4rl import NAME, rows, write
 from test_runner import main
 
 import envs.d4rl.writing
+import envs.dmc
 from envs.d4rl.collect import _about, roll_out
 from envs.d4rl.load import load_dataset, load_recording
 from envs.d4rl.mixture import draw, mix
@@ -235,6 +236,19 @@ def test_a_roll_out_leaves_bad_steps_out_and_says_so(capsys):
     made = [make_single("worlds:rlreg-test/AlwaysBad-v0", seed=0)]
     with pytest.raises(UserError, match=r"30 of 30 steps were bad, .* more than train.max_bad_share=0.05"):
         roll_out(lambda obs, t: np.zeros((1, 1), np.float32), SingleWorlds(made, [0]), 30)
+
+
+def test_a_batched_world_that_diverges_is_cut_and_told_of(capsys):
+    env = envs.dmc.make("cheetah-run", (0,), 2, backend="mujoco")
+
+    def act(obs, t):
+        if t == 3:
+            env.physics.qvel[0] = np.nan
+        return np.zeros((2, 6), np.float32)
+
+    data = roll_out(act, BatchedWorlds(env), 60)  # 30 rows for each world
+    assert "1 of 60 steps were bad, such as this one: the simulation diverged" in capsys.readouterr().err
+    assert len(data["rewards"]) == 59 and np.flatnonzero(data["timeouts"]).tolist() == [2, 28, 58]
 
 
 def test_batched_worlds_are_rolled_out_as_single_ones_are():
