@@ -133,9 +133,10 @@ def report(runs: list[Run], options: argparse.Namespace) -> None:
         for run in runs:
             writer.writerows([run.task, run.protocol, f"{s:.1f}", step, value] for s, step, value in run.points)
     about = provenance()
+    given = "".join(f", {override}" for override in options.overrides)
     lines = [
-        f"{about['cpu']}, {options.cores} cores a run, {options.seeds} seeds, commit {about['commit']}"
-        f"{''.join(f', {given}' for given in options.overrides)}; stopped at a return of {options.until:g} or after {options.minutes:g} min:",
+        f"{about['cpu']}, {options.cores} cores a run, {options.seeds} seeds, commit {about['commit']}{given}; "
+        f"stopped at a return of {options.until:g} or after {options.minutes:g} min:",
         "",
         f"| task | protocol | {' | '.join(f'{r} after' for r in RETURNS)} | last: seconds | steps | return |",
         f"|---|---|{'--:|' * (len(RETURNS) + 3)}",
