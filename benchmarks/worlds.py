@@ -5,15 +5,16 @@
 
 Contestants take short turns, so that a slow moment of the machine falls on all of them; figures are medians over the
 rounds. What is counted is steps of single worlds a second of CPU time, over all threads of the process, and of
-wall-clock time in brackets where there are several threads. `today` are single worlds stepped one by one in this
-process; EnvPool takes part where it is installed (extra `bench`). The second table says where a batched step's time
-goes: physics, observation, reward, the rest (ends and tensors), and the beginning of episodes, shared out over 1000
-steps; microseconds.
+wall-clock time in brackets where there are several threads. dm_control steps one world beside every N; `today` are
+single worlds stepped one by one in this process; EnvPool takes part where it is installed (extra `bench`) and its
+worlds fit in memory. The second table says where a batched step's time goes: physics, observation, reward, the rest
+(ends and tensors), and the beginning of episodes, shared out over 1000 steps; microseconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -36,6 +37,7 @@ import torch
 import envs.dmc
 import envs.gym
 from envs.batched import BatchedEnv
+from rlreg import memory
 from rlreg.run_folder import provenance
 
 TASKS = (
@@ -86,7 +88,7 @@ def contestants(task: str, num_envs: int, threads: int) -> list[Contestant]:
     if threads == 1 and num_envs <= MOST_SINGLE:
         today = make(task, num_envs, single, 0)
         found.append(Contestant("today", num_envs, 1, lambda i: today.step(tensors[i])))
-    if threads == 1 and num_envs == 1 and not of_gym:
+    if threads == 1 and not of_gym:
         bare = envs.dmc.make_single(task, 0)._env
         found.append(Contestant("dm_control", 1, 1, lambda i: bare.step(numpy[i, 0])))
     if threads == 1 and of_gym and num_envs <= 64:
@@ -94,7 +96,7 @@ def contestants(task: str, num_envs: int, threads: int) -> list[Contestant]:
         vector.reset(seed=0)
         theirs = scaled(numpy, vector.action_space)
         found.append(Contestant("make_vec", num_envs, 1, lambda i: vector.step(theirs[i])))
-    if find_spec("envpool"):
+    if find_spec("envpool") and envpool_fits(task, num_envs):
         pool = envpool(task, num_envs, threads)
         given = scaled(numpy, pool.action_space)
         found.append(Contestant("envpool", num_envs, threads, lambda i: pool.step(given[i])))
@@ -113,6 +115,21 @@ def envpool(task: str, num_envs: int, threads: int) -> Any:
     pool = envpool.make(name, env_type="gymnasium", num_envs=num_envs, num_threads=threads, seed=0)
     pool.reset()
     return pool
+
+
+@functools.cache
+def envpool_bytes(task: str) -> float:
+    """What a world of EnvPool's takes: it builds a model for each."""
+    before = memory.available()
+    pool = envpool(task, 64, 1)
+    taken = before - memory.available()
+    pool.close()
+    return taken / 64
+
+
+def envpool_fits(task: str, num_envs: int) -> bool:
+    """Whether EnvPool's worlds fit in half of the memory that is free: 4096 of some tasks take over 20 GiB."""
+    return num_envs <= 64 or 2 * num_envs * envpool_bytes(task) < memory.available()
 
 
 def shares(task: str, num_envs: int, seconds: float) -> dict[str, float]:
@@ -165,14 +182,15 @@ NAMES = ("dm_control", "today", "make_vec", "envpool", "ours")
 
 def table(rows: list[dict[str, Any]], parts: dict[tuple[str, int], dict[str, float]]) -> str:
     by = {(row["task"], row["num_envs"], row["threads"], row["contestant"]): row for row in rows}
-    singles = {task: row["steps_per_cpu_second"] for (task, _, _, name), row in by.items() if name == "dm_control"}
+    singles = {key[:2]: row["steps_per_cpu_second"] for key, row in by.items() if key[3] == "dm_control"}
     lines = [f"| task | N | threads | {' | '.join(NAMES)} | ours / dm_control | ours / envpool |"]
     lines.append("|---|--:|--:|" + "--:|" * (len(NAMES) + 2))
     for task, num_envs, threads in dict.fromkeys(key[:3] for key in by):
         found = {name: by.get((task, num_envs, threads, name)) for name in NAMES}
         ours = found["ours"]["steps_per_cpu_second"]
         pool = found["envpool"]
-        ratios = [f"{ours / singles[task]:.2f}" if task in singles else ""]
+        single = singles.get((task, num_envs))
+        ratios = [f"{ours / single:.2f}" if single else ""]
         ratios.append(f"{ours / pool['steps_per_cpu_second']:.2f}" if pool else "")
         shown = [_shown(found[name]) for name in NAMES]
         lines.append(f"| {task} | {num_envs} | {threads} | {' | '.join(shown + ratios)} |")

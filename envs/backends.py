@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlreg import memory
 from rlreg.errors import UserError, require
 from rlreg.purpose import Purpose
 
@@ -111,25 +111,9 @@ def _require_memory(task: BatchedTask, worlds: int, num_envs: int) -> None:
     row = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
     # The state, what tasks read, and some ten times an observation of about that size.
     numbers = 4 * row + 2 * own + model.nsensordata + 16 * model.nbody + 12 * (model.ngeom + model.nsite)
-    needed, free = worlds * 8 * numbers, free_memory()
-    if free is not None and needed > free:
+    needed, free = worlds * 8 * numbers, memory.available()
+    if needed > free:
         raise UserError(
             f"num_envs={num_envs}: {worlds} worlds take some {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are "
             f"free; give at most {max(1, num_envs * free // needed)}"
         )
-
-
-def free_memory() -> int | None:
-    """Bytes that can still be taken on this machine, control groups considered; None where that cannot be known."""
-    try:
-        pages = Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]
-    except (OSError, IndexError):
-        return None
-    free = int(pages) * 1024
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, limit - used)
-    except (OSError, ValueError):  # no control groups of version 2, or no limit
-        pass
-    return free
