@@ -307,11 +307,11 @@ def loop(c: Context) -> None:
 
 
 def walk(c: Context) -> None:
-    """humanoid-walk by `scale=parallel`: its course against the clock."""
+    """humanoid-walk by `scale=parallel_gpu`: its course against the clock."""
     task, num_envs, iterations = ("reacher-hard", 4, 40) if c.rehearse else ("humanoid-walk", 1024, 100_000)
     settings = [f"env=dmc/{task}", "seeds=1", *paced(num_envs, iterations, 10)]
     settings += [f"eval.every={num_envs * (20 if c.rehearse else 2500)}"]
-    settings += [] if c.rehearse else ["agent.batch_size=8192", f"train.warmup_steps={10 * num_envs}"]
+    settings += [] if c.rehearse else [f"train.warmup_steps={10 * num_envs}"]
     run(c, settings, c.left, task=task)
 
 
@@ -325,9 +325,9 @@ def paced(num_envs: int, iterations: int, log_every: int) -> list[str]:
 
 
 def run(c: Context, settings: list[str], seconds: float, **what: Any) -> None:
-    """A run of `scale=parallel` until it ends or its time is over; what it has printed and measured by then."""
+    """A run of `scale=parallel_gpu` until it ends or its time is over; what it has printed and measured by then."""
     folder = c.out.resolve() / "runs" / f"{c.section}-{time.time_ns()}"
-    command = [sys.executable, str(ROOT / "run.py"), "agent=td3", "scale=parallel", *settings]
+    command = [sys.executable, str(ROOT / "run.py"), "agent=td3", "scale=parallel_gpu", *settings]
     command += [f"device={c.device}", f"run_dir={folder}"]
     if c.rehearse:
         command += ["train.warmup_steps=40", "agent.hidden=[16,16]", "agent.batch_size=16", "compile=eager"]
