@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rlreg import networks, optim
+from rlreg import networks, optim, products
 from rlreg.recurrent import LSTM
 from rlreg.rng import Rng
 
@@ -33,14 +33,14 @@ def with_gradients(layer: Callable[[Tensor, Tensor, Tensor], Tensor], *shapes: t
 def narrow(outputs: int) -> Pair:
     """The last layer of a policy: a batch of 256, 256 inputs."""
     shapes = (256, 256), (256, outputs), (1, outputs)
-    return with_gradients(networks._product, *shapes), with_gradients(networks._transposed_product, *shapes)
+    return with_gradients(products.plain, *shapes), with_gradients(products.transposed, *shapes)
 
 
 def one_matrix() -> Pair:
     """A hidden layer of 256 at one seed: a batched product over one matrix, and a plain one."""
     shapes = (256, 256), (256, 256), (1, 256)
     batched = [(1, *shape) for shape in shapes]
-    return with_gradients(networks._product, *batched), with_gradients(networks._product, *shapes)
+    return with_gradients(products.plain, *batched), with_gradients(products.plain, *shapes)
 
 
 def masking() -> Pair:
@@ -51,7 +51,7 @@ def masking() -> Pair:
 
 def round_widths() -> Pair:
     """A layer of 750 x 750, and the same with two units more that are of no effect."""
-    return tuple(with_gradients(networks._product, (256, n), (n, n), (1, n)) for n in (750, 752))
+    return tuple(with_gradients(products.plain, (256, n), (n, n), (1, n)) for n in (750, 752))
 
 
 def adam() -> Pair:

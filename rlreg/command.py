@@ -11,6 +11,7 @@ from rlreg.compilation import check_mode
 from rlreg.config import Config, seed_list
 from rlreg.errors import UserError, unknown
 from rlreg.modes import collect, evaluate, export, level_set, report, runs, table, train, video
+from rlreg.product_choice import check_setting
 
 MODES = {
     "train": train.run,
@@ -35,6 +36,7 @@ def run(cfg: DictConfig) -> None:
     seed_list(settings.seeds)
     check_device(settings.device)
     check_mode(settings.compile, torch.device(settings.device))
+    check_setting(settings.products)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     MODES[settings.mode](cfg)

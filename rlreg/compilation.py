@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from rlreg import products
 from rlreg.errors import UserError, require
 
 MODES = ("auto", "compile", "graph", "eager")
@@ -52,6 +53,7 @@ def prepare(
         mode = "eager" if not worthwhile else "compile" if device.type == "cpu" else "graph"
     if mode == "eager":
         return _several(update, per_call)
+    products.tell_compiler()
     # Unguarded are module constants and library functions, which stay as they are while a run lasts; checking
     # hundreds of them would cost 2-4 % of an update. Whatever hangs on `update` itself stays guarded.
     skip = getattr(torch.compiler, "skip_guard_on_globals_unsafe", None)  # torch 2.8

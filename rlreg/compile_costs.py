@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import math
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +17,7 @@ from torch import Tensor
 from rlreg.agent import BatchAgent
 from rlreg.checkpoint import flatten
 from rlreg.files import write_atomic
+from rlreg.machine import cache_folder
 
 LEAST_UPDATES = 1000
 """Shorter runs stay eager without a measurement: no update measured saves the 30 ms that compiling would have to."""
@@ -85,9 +82,7 @@ class CostBook:
     """
 
     def __init__(self, agent: BatchAgent) -> None:
-        cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-        folder = Path(cache) if cache else Path(tempfile.gettempdir()) / f"torchinductor_{_user()}"
-        self.path = folder / f"rlreg-{_key(agent)}.json"
+        self.path = cache_folder() / f"rlreg-{_key(agent)}.json"
 
     def read(self) -> Costs:
         try:
@@ -111,14 +106,6 @@ class CostBook:
         except OSError:
             pass
         return known
-
-
-def _user() -> str:
-    """Who this process belongs to: a name, or in a container whose user has none its number."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # the latter from Python 3.13 on
-        return str(os.getuid())
 
 
 def _key(agent: BatchAgent) -> str:

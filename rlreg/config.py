@@ -226,6 +226,10 @@ class Config:
     compile: str = "auto"
     """auto, compile, graph (CUDA) or eager; `auto` compiles where that is expected to end the run sooner (measured on
     this machine; the choice is kept in the run's checkpoints). See rlreg.compilation."""
+    products: str = "auto"
+    """auto, aten or onednn: who computes matrix products on the CPU. `auto` is the faster for each shape (measured once
+    on this machine; the choice is kept in the run's checkpoints), in runs of 1000 updates or more; aten is torch's own
+    way, onednn the other wherever it can. See rlreg.product_choice."""
     threads: int = 0
     """CPU threads for torch; 0 leaves torch's own choice."""
     run_dir: str | None = None

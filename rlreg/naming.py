@@ -107,7 +107,7 @@ def differences(cfg: DictConfig, choices: Mapping[str, Any] | None = None) -> di
     for key in default.env:
         if OmegaConf.is_missing(default.env, key):  # such as the id of env=gym, which has no default to differ from
             default.env[key] = cfg.env[key]
-    without = {"agent.name", "env.name", "agent._target_", "device", "compile"}
+    without = {"agent.name", "env.name", "agent._target_", "device", "compile", "products"}
     usual, here = _flat(default), _flat(cfg)
     for key in sorted(here):
         counts = NOT_IDENTITY.isdisjoint((key, key.split(".")[0])) or key == "train.total_steps"

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlreg import products
 from rlreg.rng import Rng
 
 Params = dict[str, Tensor]
@@ -26,12 +27,11 @@ def unchanged(obs: Tensor) -> Tensor:
     return obs
 
 
-NARROW = 32
-"""A layer of no more outputs (but of more than one) is computed transposed on the CPU."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:
+    """`x @ weight + bias` over any leading axes: (..., B, in), (..., in, out), (..., 1, out) -> (..., B, out).
 
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`x @ weight + bias` over any leading axes: (..., B, in), (..., in, out), (..., 1, out) -> (..., B, out)."""
+    With `relu`, the positive part of that: some ways of taking products do it in the same call.
+    """
     *lead, fan_in, fan_out = weight.shape
     stack = math.prod(lead)
     batch = x.shape[-2]
@@ -40,25 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     else:
         x = x.expand(*lead, batch, fan_in).reshape(stack, batch, fan_in)
         weight, bias = weight.reshape(stack, fan_in, fan_out), bias.reshape(stack, 1, fan_out)
-    narrow = 1 < fan_out <= NARROW and x.device.type == "cpu"
-    product = _transposed_product if narrow else _product
-    return product(x, weight, bias).reshape(*lead, batch, fan_out)
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`x @ weight + bias` of one matrix or of a stack."""
-    if torch.compiler.is_compiling():  # the sum becomes part of the ReLU; addmm would copy the bias to every row first
-        return x @ weight + bias
-    return torch.addmm(bias, x, weight) if x.dim() == 2 else torch.baddbmm(bias, x, weight)
-
-
-def _transposed_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`_product` as `(weight^T x^T + bias^T)^T`, for few outputs: a few long rows instead of many short ones.
-
-    Worth: up to 4x on the CPU that it was written for. On an Intel Xeon with AVX-512 and one thread it is a loss, with
-    gradients 0.4x for 6 outputs and 0.7x for 21: some 0.1 ms of an update (benchmarks/tricks.py).
-    """
-    return _product(weight.mT, x.mT, bias.mT).mT.contiguous()  # who calls may `view` what a layer gives
+    return products.layer(x, weight, bias, relu).reshape(*lead, batch, fan_out)
 
 
 def uniform_init(rng: Rng, stream: str, fan_in: int, shape: Sequence[int]) -> Tensor:
@@ -123,7 +105,11 @@ class MLP:
     def features(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """(S, [E,] B, in) -> (S, [E,] B, H)."""
         for layer in range(self.depth - 1):
-            x = self.activation(linear(x, params[f"{layer}.weight"], params[f"{layer}.bias"]))
+            weight, bias = params[f"{layer}.weight"], params[f"{layer}.bias"]
+            if self.activation is F.relu:
+                x = linear(x, weight, bias, relu=True)
+            else:
+                x = self.activation(linear(x, weight, bias))
         return x
 
     def head(self, params: Mapping[str, Tensor], features: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ PACKAGES = ("agents", "envs.registry")
 """What comes with rlreg: modules that make known what they have by `register_schemas()`; imported by name alone."""
 CONSTRUCTED = ("agent", "regularizer", "env")
 """The groups of a run's configuration whose `_target_` is called."""
-KEPT = (*CONSTRUCTED, "train", "eval", "seeds", "device", "compile")
+KEPT = (*CONSTRUCTED, "train", "eval", "seeds", "device", "compile", "products")
 """What is taken of a run's configuration: all that says what the run computes."""
 
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlreg.errors import UserError
 from rlreg.files import read_text, write_atomic
 from rlreg.launchers import WAIT
+from rlreg.machine import cpu
 from rlreg.naming import differences, existing, flat_settings, identity, latest, new_folder, parse_config
 from rlreg.old_names import renamed, with_new_names, with_old_names
 from rlreg.registry import checked
@@ -198,7 +199,7 @@ def provenance() -> dict[str, Any]:
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": versions,
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
@@ -213,14 +214,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

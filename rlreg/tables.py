@@ -80,7 +80,7 @@ def run_table(cfg: DictConfig) -> None:
         raise UserError(f"{len(failed)} of {len(missing)} runs failed ({names}); {logs}")
 
 
-NO_OTHER_RUNS = ("runs_root", "threads", "device", "compile", "dry")
+NO_OTHER_RUNS = ("runs_root", "threads", "device", "compile", "products", "dry")
 """What changes where and how fast the runs of a table run, not what they are."""
 
 

@@ -128,8 +128,8 @@ def test_tricks_for_speed_are_raced_and_compute_what_the_plain_way_does(monkeypa
         _, ours = make()
         assert len(tricks.ratios((plain, ours), 2, 1e-4)) == 2
     x, weight, bias = torch.randn(9, 5), torch.randn(5, 3), torch.randn(1, 3)
-    networks = tricks.networks
-    torch.testing.assert_close(networks._transposed_product(x, weight, bias), networks._product(x, weight, bias))
+    products = tricks.products
+    torch.testing.assert_close(products.transposed(x, weight, bias), products.plain(x, weight, bias))
     mask, bad = torch.tensor([True, False])[:, None], torch.tensor([[1.0, -0.0], [torch.nan, torch.inf]])
     assert tricks.optim._where(mask, bad).tolist() == [[1.0, -0.0], [0.0, 0.0]]
 

@@ -18,7 +18,7 @@ from rlreg.naming import flat_settings
 from rlreg.run_folder import RunFolder
 from rlreg.run_times import read_times
 
-SETTINGS = ("seeds", "device", "compile", "threads", "agent", "regularizer", "env", "train", "eval")
+SETTINGS = ("seeds", "device", "compile", "products", "threads", "agent", "regularizer", "env", "train", "eval")
 """The parts of a configuration that say what a run is and how it is looked at."""
 
 

@@ -23,7 +23,7 @@ KINDS = {
     "online": ("return", "return_last_ten", "rank", "q_error"),
 }
 """The kinds of runs, told apart by the first of their measures, and what is shown of each."""
-NO_LABEL = {"seeds", "compile", "device", "agent.name", "env.name", "env.backend"}
+NO_LABEL = {"seeds", "compile", "products", "device", "agent.name", "env.name", "env.backend"}
 """Settings that are never part of a label: seeds are merged, and the others make no difference to what is measured."""
 
 

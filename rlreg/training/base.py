@@ -29,6 +29,7 @@ from rlreg.logger import Logger
 from rlreg.metrics import metric
 from rlreg.naming import hparams_of
 from rlreg.precision import require_instructions
+from rlreg.product_choice import ProductChoice
 from rlreg.purpose import Purpose
 from rlreg.run_folder import RunFolder
 from rlreg.run_times import RunTimes
@@ -319,6 +320,7 @@ class BatchTraining(Training):
         memory: Memory,
         num_updates: int,
         per_call: int = 1,
+        products: str = "auto",
     ) -> None:
         """`make_env(num_envs, Purpose.EVALUATE)` gives the worlds to evaluate in.
 
@@ -336,6 +338,7 @@ class BatchTraining(Training):
         check_mode(compile, agent.device)
         require_instructions(agent.precision, agent.device)
         self.compile, self.num_updates = compile, num_updates
+        self.products = ProductChoice(products, agent.device, num_updates >= LEAST_UPDATES)
         self.update: Update | None = None
         """Made when there is something to learn from, by which it is measured whether compiling pays."""
         self.compiled: dict[str, Any] = {}
@@ -351,11 +354,14 @@ class BatchTraining(Training):
         variants = tuple(self.agent.variant(number) for number in numbers)
         self.updates += self.per_call
         self.update_number.fill_(numbers[0])
-        self.metrics |= self.update(self.update_number, variants if self.per_call > 1 else variants[0])
+        with self.products.using():
+            self.metrics |= self.update(self.update_number, variants if self.per_call > 1 else variants[0])
 
     def _prepared(self) -> Update:
         """`_update` as the run makes it, compiled or not."""
         device, worthwhile, watch = self.agent.device, self.num_updates > WORTHWHILE_UPDATES, None
+        if self.products.open:
+            self.products.choose(self._time_eager)
         if device.type == "cpu" and self.compile != "eager":
             book = CostBook(self.agent)
             worthwhile = self.compile == "compile" or self._pays(book)
@@ -369,20 +375,28 @@ class BatchTraining(Training):
         if self.num_updates < LEAST_UPDATES:
             return False
         if self.compiled.get("updates") != self.num_updates:
-            variants = [self.agent.variant(number) for number in range(1, 7)]
-            self.eager_ms = time_eager(self.agent, self._update, variants)
+            with self.products.using():
+                self.eager_ms = self._time_eager()
             costs = book.note(eager_ms=self.eager_ms)
             self.compiled = {"updates": self.num_updates, "pays": costs.pays(self.num_updates)}
             print(f"compile=auto: {costs.reason(self.num_updates)}", flush=True)
         return self.compiled["pays"]
 
+    def _time_eager(self) -> float:
+        """Milliseconds of an eager update."""
+        return time_eager(self.agent, self._update, [self.agent.variant(number) for number in range(1, 7)])
+
+    def _results(self) -> dict[str, Any]:
+        return super()._results() | {"products": self.products.told()}
+
     def _info(self) -> dict[str, Any]:
-        return super()._info() | {"compiled": self.compiled}
+        return super()._info() | {"compiled": self.compiled, "products": self.products.saved()}
 
     def _restore_info(self, info: dict[str, Any]) -> None:
         # An earlier version went by the number of updates alone.
         earlier = {"updates": self.num_updates, "pays": self.num_updates > WORTHWHILE_UPDATES}
         self.compiled = info.get("compiled", earlier)
+        self.products.restore(info.get("products"))
 
     def _update(self, number: Tensor, variant: tuple[Hashable, ...]) -> dict[str, Tensor]:
         batch = self.memory.sample("replay", number, self.agent.batch_size)

@@ -23,6 +23,7 @@ from rlreg.errors import UserError
 from rlreg.files import write_atomic
 from rlreg.level_space import LevelSpace
 from rlreg.metrics import OF_A_SET
+from rlreg.product_choice import ProductChoice
 from rlreg.run_folder import RunFolder
 from rlreg.stats import mean_interval
 from rlreg.task import Loop, Task
@@ -35,6 +36,8 @@ COLUMNS = (
     *("gap", "shift_gap", "information", "env_steps"),
 )
 """What eval.csv has of every curriculum; `solved` and `return` of each evaluation set follow."""
+LEAST_UPDATES = 20
+"""Of a run that measures how to take its products: that costs less than a cycle."""
 SHOWN_LEVELS = 12
 """Levels on a sheet in TensorBoard."""
 
@@ -54,13 +57,20 @@ class CurriculumTraining(Training):
             raise UserError(f"compile={settings.compile}: {reason}; give auto or eager")
         space = task.level_space(agent.device)
         agent.setup(space, settings.train.total_steps)
-        return cls(agent, space, settings.train, settings.eval, folder)
+        return cls(agent, space, settings.train, settings.eval, folder, settings.products)
 
     def __init__(
-        self, agent: CurriculumAgent, space: LevelSpace, train: TrainConfig, evaluation: EvalConfig, folder: RunFolder
+        self,
+        agent: CurriculumAgent,
+        space: LevelSpace,
+        train: TrainConfig,
+        evaluation: EvalConfig,
+        folder: RunFolder,
+        products: str = "auto",
     ) -> None:
         """`agent` has been set up for `space`."""
         super().__init__(agent, train, evaluation, folder)
+        self.products = ProductChoice(products, agent.device, train.total_steps >= LEAST_UPDATES)
         self.space = space
         of_sets = (f"{kind}/{name}" for name in space.evaluation for kind in OF_A_SET)
         self.columns = (*COLUMNS, *of_sets)
@@ -80,7 +90,11 @@ class CurriculumTraining(Training):
         """Cycles, until one of them is an update."""
         metrics = None
         while metrics is None:
-            metrics = self.agent.cycle()
+            if self.products.open:
+                metrics = self.products.choose(self.agent.cycle)
+            else:
+                with self.products.using():
+                    metrics = self.agent.cycle()
         self.metrics |= metrics
         self.updates += 1
         self.step += 1
@@ -129,7 +143,8 @@ class CurriculumTraining(Training):
         # There are none yet if the process before was killed after its last checkpoint.
         outcomes = self.outcomes or attempts(self.agent, self.space, self.step)
         write_atomic(self.folder.path / "transfer.csv", _intervals(outcomes, self.agent.seeds))
-        return super()._results() | {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps}
+        own = {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps, "products": self.products.told()}
+        return super()._results() | own
 
     # --------------------------------------------------------------- resume
 
@@ -147,9 +162,10 @@ class CurriculumTraining(Training):
 
     def _info(self) -> dict[str, Any]:
         own = {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps, "total_steps": self.cfg.total_steps}
-        return super()._info() | own
+        return super()._info() | own | {"products": self.products.saved()}
 
     def _restore_info(self, info: dict[str, Any]) -> None:
+        self.products.restore(info.get("products"))
         before = info.get("total_steps", self.cfg.total_steps)
         if before != self.cfg.total_steps and self.agent.config.levels.secondary is not None:
             print(

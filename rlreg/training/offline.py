@@ -44,8 +44,9 @@ class OfflineTraining(BatchTraining):
                 raise UserError(
                     f"dataset {data.source}: {kind} of {size} numbers, but those of env={task.name} have {right}"
                 )
-        make_env = partial(task.vector_env, agent.seeds, device=agent.device)
-        return cls(agent, make_env, settings.train, settings.eval, folder, settings.compile, data, task.score())
+        make_env, score = partial(task.vector_env, agent.seeds, device=agent.device), task.score()
+        how = settings.compile, data, score, settings.products
+        return cls(agent, make_env, settings.train, settings.eval, folder, *how)
 
     def __init__(
         self,
@@ -57,13 +58,13 @@ class OfflineTraining(BatchTraining):
         compile: str,
         data: DatasetBuffer,
         score: Score | None = None,
+        products: str = "auto",
     ) -> None:
         """`score` adds a column to eval.csv: the mean return, normalised."""
         self.data, self.score, self.stride = data, score, train.updates_per_call
         self.columns = (*self.columns, "score") if score is not None else self.columns
-        super().__init__(
-            agent, make_env, train, evaluation, folder, compile, data, train.total_steps, train.updates_per_call
-        )
+        updates, per_call = train.total_steps, train.updates_per_call
+        super().__init__(agent, make_env, train, evaluation, folder, compile, data, updates, per_call, products)
 
     def _begin(self) -> None:
         self.agent.fit(self.data)

@@ -32,7 +32,7 @@ class OnlineTraining(BatchTraining):
         less = f"fewer than train.total_steps={total}, or nothing is ever learnt"
         require(warmup < total, "train.warmup_steps", warmup, less)
         make_env = partial(task.vector_env, agent.seeds, device=agent.device)
-        return cls(agent, make_env, settings.train, settings.eval, folder, settings.compile)
+        return cls(agent, make_env, settings.train, settings.eval, folder, settings.compile, settings.products)
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class OnlineTraining(BatchTraining):
         evaluation: EvalConfig,
         folder: RunFolder,
         compile: str,
+        products: str = "auto",
     ) -> None:
         """`make_env(num_envs, purpose)` gives the training worlds and those to evaluate in."""
         seeds, device = agent.seeds, agent.device
@@ -54,7 +55,9 @@ class OnlineTraining(BatchTraining):
         iterations = max(0, train.total_steps - train.warmup_steps) // train.num_envs
         updates = iterations * train.updates_an_iteration
         per_call = train.updates_per_iteration or 1  # on a GPU one graph
-        super().__init__(agent, make_env, train, evaluation, folder, compile, self.replay, updates, per_call)
+        super().__init__(
+            agent, make_env, train, evaluation, folder, compile, self.replay, updates, per_call, products
+        )
         self.closing.callback(self.env.close)
 
         rng, shape = Rng(seeds, device), (train.num_envs, agent.action_dim)

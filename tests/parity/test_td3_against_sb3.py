@@ -10,6 +10,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Batch
+from rlreg.product_choice import FORCED
+from rlreg.products import using
 from rlreg.regularizers import BEER, Regularizer
 
 OBS, ACT, BATCH, SEEDS = 5, 3, 32, (4, 9)
@@ -66,8 +68,9 @@ def random_batch(generator, updates):
     ]
 
 
+@pytest.mark.parametrize("products", ["aten", "onednn"])
 @pytest.mark.parametrize("algorithm", ["td3", "ddpg"])
-def test_updates_equal_sb3(algorithm, monkeypatch):
+def test_updates_equal_sb3(algorithm, products, monkeypatch):
     updates = 4
     if algorithm == "td3":
         config, kind = TD3Config(hidden=HIDDEN), sb3.TD3
@@ -99,8 +102,9 @@ def test_updates_equal_sb3(algorithm, monkeypatch):
                 model.train(gradient_steps=1, batch_size=BATCH)
         models.append(model)
 
-    for number, batch in enumerate(batches, start=1):
-        agent.update(batch, torch.tensor(number), number % config.policy_delay == 0)
+    with using({}, FORCED[products]):
+        for number, batch in enumerate(batches, start=1):
+            agent.update(batch, torch.tensor(number), number % config.policy_delay == 0)
     for i, model in enumerate(models):
         for mlp, params, index in networks(model, agent, i):
             assert difference(mlp, params, *index) < 1e-6
