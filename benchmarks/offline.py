@@ -180,11 +180,13 @@ def plain(data: Batch, device: str) -> Contestant:
     return Contestant("a2pr", "plain", turn)
 
 
-def ours(data: Batch, seeds: int, mode: str, device: str, per_call: int = 1) -> Contestant:
+def ours(
+    data: Batch, seeds: int, mode: str, device: str, per_call: int = 1, products: str = "auto"
+) -> Contestant:
     """S stacked seeds of ours; `mode` as `rlreg.compilation.prepare` has it."""
     learner = A2PR(A2PRConfig(), Regularizer(), OBS, ACT, range(seeds), device)
     name = mode if per_call == 1 else f"{mode}, {per_call} a call"
-    return contestant("a2pr", name, learner, DatasetBuffer(range(seeds), data, device), mode, per_call)
+    return contestant("a2pr", name, learner, DatasetBuffer(range(seeds), data, device), mode, per_call, products)
 
 
 def figures(contestants: Sequence[Contestant], products: MatrixProducts) -> list[dict[str, Any]]:

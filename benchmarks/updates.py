@@ -35,6 +35,8 @@ from agents.td3 import TD3, TD3Config
 from rlreg.agent import BatchAgent
 from rlreg.buffers import Replay
 from rlreg.compilation import prepare
+from rlreg.compile_costs import time_eager
+from rlreg.product_choice import ProductChoice
 from rlreg.regularizers import BEER, Regularizer
 from rlreg.run_folder import provenance
 
@@ -113,8 +115,10 @@ def sb3(agent: str, device: str) -> Contestant:
     return Contestant(agent, "SB3", lambda n: model.train(n, BATCH))
 
 
-def ours(agent: str, seeds: int, mode: str, device: str, precision: str = "float32") -> Contestant:
-    """S stacked seeds of one of ours; `mode` as `rlreg.compilation.prepare` has it."""
+def ours(
+    agent: str, seeds: int, mode: str, device: str, precision: str = "float32", products: str = "auto"
+) -> Contestant:
+    """S stacked seeds of one of ours; `mode` as `rlreg.compilation.prepare` has it, `products` as the runs have it."""
     changes, regularizer = AGENTS[agent]
     config = TD3Config(hidden=list(HIDDEN), batch_size=BATCH, precision=precision, **changes)
     learner = TD3(config, regularizer(), OBS, ACT, range(seeds), device)
@@ -123,16 +127,23 @@ def ours(agent: str, seeds: int, mode: str, device: str, precision: str = "float
     rows[..., -2:] = 0.0  # neither terminated nor truncated
     replay.write(0, rows)
     name = mode if precision == "float32" else f"{mode}, {precision}"
-    return contestant(agent, name, learner, replay, mode)
+    name = name if products == "auto" else f"{name}, {products}"
+    return contestant(agent, name, learner, replay, mode, products=products)
 
 
-def contestant(name: str, label: str, learner: BatchAgent, memory: Any, mode: str, per_call: int = 1) -> Contestant:
+def contestant(
+    name: str, label: str, learner: BatchAgent, memory: Any, mode: str, per_call: int = 1, products: str = "auto"
+) -> Contestant:
     """A learner of ours that updates from `memory`, `per_call` updates per call; `label` is what its mode is called."""
     batch_size = learner.batch_size
 
     def update(number: torch.Tensor, variant: tuple[Hashable, ...]) -> dict[str, torch.Tensor]:
+        assert products  # a program of its own: Dynamo would give it that of an equal learner with other products
         return learner.update(memory.sample("replay", number, batch_size), number, *variant)
 
+    choice = ProductChoice(products, learner.device, True)
+    if choice.open:
+        choice.choose(lambda: time_eager(learner, update, [learner.variant(number) for number in range(1, 7)]))
     program = prepare(update, mode, learner.device, per_call=per_call)
     number = torch.zeros((), dtype=torch.int64, device=learner.device)
     made = 0
@@ -141,7 +152,8 @@ def contestant(name: str, label: str, learner: BatchAgent, memory: Any, mode: st
         nonlocal made
         for _ in range(-(-n // per_call)):
             variants = tuple(learner.variant(made + k) for k in range(1, per_call + 1))
-            program(number.fill_(made + 1), variants if per_call > 1 else variants[0])
+            with choice.using():
+                program(number.fill_(made + 1), variants if per_call > 1 else variants[0])
             made += per_call
 
     start = time.perf_counter()

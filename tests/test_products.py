@@ -147,19 +147,20 @@ def test_the_fastest_way_is_found_and_the_plain_one_kept_where_nothing_is_gained
     assert fastest(LAYER, True, True) == PLAIN
 
 
-def test_measuring_draws_no_random_number_and_is_done_once_for_a_machine(monkeypatch, capsys) -> None:
-    measured = []
+def test_measuring_draws_no_random_number_and_is_done_once_for_a_machine(monkeypatch) -> None:
+    measured, said = [], []
     monkeypatch.setattr(product_choice, "fastest", lambda *a: measured.append(a) or fastest(*a))
     leaves = [x.requires_grad_() for x in operands(3)]
     before = torch.get_rng_state()
     for _ in range(2):
         choice = ProductChoice("auto", CPU, True)
         assert choice.open
-        choice.choose(lambda: layer(*leaves, True))
+        out, told = choice.choose(lambda: layer(*leaves, True))
+        assert out.shape == (3, 9, 6)
+        said.append(told)
         assert not choice.open and list(choice.chosen) == [Layer("float32", 3, 9, 5, 6, True)]
     assert torch.equal(torch.get_rng_state(), before)
     assert measured == [(Layer("float32", 3, 9, 5, 6, True), True, True)]
-    said = capsys.readouterr().out.splitlines()
     assert "(measured in" in said[0] and "(as measured earlier)" in said[1]
     torch.set_num_threads(2)
     try:

@@ -361,7 +361,7 @@ class BatchTraining(Training):
         """`_update` as the run makes it, compiled or not."""
         device, worthwhile, watch = self.agent.device, self.num_updates > WORTHWHILE_UPDATES, None
         if self.products.open:
-            self.products.choose(self._time_eager)
+            print(self.products.choose(self._time_eager)[1], flush=True)
         if device.type == "cpu" and self.compile != "eager":
             book = CostBook(self.agent)
             worthwhile = self.compile == "compile" or self._pays(book)

@@ -91,7 +91,8 @@ class CurriculumTraining(Training):
         metrics = None
         while metrics is None:
             if self.products.open:
-                metrics = self.products.choose(self.agent.cycle)
+                metrics, found = self.products.choose(self.agent.cycle)
+                tqdm.write(found)
             else:
                 with self.products.using():
                     metrics = self.agent.cycle()
