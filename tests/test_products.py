@@ -192,27 +192,27 @@ def test_a_file_of_choices_that_makes_no_sense_is_no_knowledge(text) -> None:
     assert book.read() == {LAYER: MIXED}
 
 
-LONG = ["agent=td3", "env=gym/Pendulum-v1", *TINY, "train.total_steps=1300", "train.checkpoint_every=1000"]
-LONG += ["eval.every=1300"]
+RUN = ["agent=td3", "env=gym/Pendulum-v1", *TINY, "train.total_steps=200", "train.checkpoint_every=1000"]
 
 
 def test_a_resumed_run_takes_its_products_as_it_began_to(monkeypatch, capsys, tmp_path) -> None:
     """To the bit, where what was known when it began is gone by then, and another choice would be made."""
     monkeypatch.setattr(product_choice, "fastest", lambda layer, *_: MIXED if layer.relu else ONEDNN)
+    monkeypatch.setattr("rlreg.training.base.LEAST_UPDATES", 100)
 
     @contextmanager
     def interrupted():
         seen = iter(range(10**6))
-        yield lambda: next(seen) > 600
+        yield lambda: next(seen) > 150
 
-    assert main(monkeypatch, *LONG, f"run_dir={tmp_path / 'whole'}") == 0
+    assert main(monkeypatch, *RUN, f"run_dir={tmp_path / 'whole'}") == 0
     with monkeypatch.context() as patch:
         patch.setattr("rlreg.training.base.interrupts", interrupted)
-        assert main(monkeypatch, *LONG, f"run_dir={tmp_path / 'run'}") == 130
+        assert main(monkeypatch, *RUN, f"run_dir={tmp_path / 'run'}") == 130
     assert "products=auto: torch's own for 0 layers; output/input's gradient/weight's" in capsys.readouterr().out
     ChoiceBook().path.unlink()
     monkeypatch.setattr(product_choice, "fastest", lambda *_: PLAIN)
-    assert main(monkeypatch, *LONG, f"run_dir={tmp_path / 'run'}") == 0
+    assert main(monkeypatch, *RUN, f"run_dir={tmp_path / 'run'}") == 0
     assert "products=auto" not in capsys.readouterr().out
     _, tensors, info = Checkpoints(tmp_path / "run" / "checkpoints").load()
     assert {row[-1] for row in info["products"]} == {"onednn", "onednn transposed"}
@@ -223,10 +223,9 @@ def test_a_resumed_run_takes_its_products_as_it_began_to(monkeypatch, capsys, tm
 
 
 def test_the_setting_is_checked_and_what_is_forced_is_told(monkeypatch, capsys, tmp_path) -> None:
-    short = ["agent=td3", "env=gym/Pendulum-v1", *TINY]
-    assert main(monkeypatch, *short, "products=mkl", f"run_dir={tmp_path / 'run'}") == 2
+    assert main(monkeypatch, *RUN, "products=mkl", f"run_dir={tmp_path / 'run'}") == 2
     assert capsys.readouterr().err.strip().endswith("products=mkl is not valid; give one of auto, aten, onednn")
     assert not (tmp_path / "run").exists()
     for setting, told in (("onednn", "oneDNN's wherever it can"), ("aten", "torch's own"), ("auto", "torch's own")):
-        assert main(monkeypatch, *short, f"products={setting}", f"run_dir={tmp_path / setting}") == 0
+        assert main(monkeypatch, *RUN, f"products={setting}", f"run_dir={tmp_path / setting}") == 0
         assert json.loads((tmp_path / setting / "summary.json").read_text())["products"] == told
