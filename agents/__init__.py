@@ -1,7 +1,5 @@
 """One agent in each file. `register_schemas` makes their settings known to Hydra. Imports `rlreg`, never `envs`."""
 
-from hydra.core.config_store import ConfigStore
-
 from agents.a2pr import A2PRConfig
 from agents.bc import BCConfig
 from agents.dqn import DQNConfig
@@ -12,6 +10,7 @@ from agents.sb3_baselines import SB3Config
 from agents.td3 import TD3Config
 from agents.td3_bc import TD3BCConfig
 from agents.vae_dred import VAEDREDConfig
+from rlreg.schemas import store
 
 SCHEMAS = {
     "td3_schema": TD3Config,
@@ -32,4 +31,4 @@ SCHEMAS = {
 
 def register_schemas() -> None:
     for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(group="agent", name=name, node=schema)
+        store("agent", name, schema)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, make_dataclass
+from functools import partial
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from envs.cave.level_set_tool import LevelSetOptions
@@ -16,6 +16,7 @@ from envs.gridworld import LAYOUTS
 from envs.gym import gym_ids, other_gym_ids
 from envs.mujoco_gym.settings import IDS, settings
 from rlreg import checks
+from rlreg.schemas import store
 
 
 @dataclass(kw_only=True)
@@ -154,20 +155,19 @@ class GridConfig:
 
 def register_schemas() -> None:
     """Make every task a choice of `env=`."""
-    store = ConfigStore.instance()
     for task in task_names():
-        store.store(group="env/dmc", name=task, package="env", node=DMCConfig(task=task))
+        store("env/dmc", task, DMCConfig, partial(DMCConfig, task=task), "env")
     for gym_id in (*gym_ids(), *other_gym_ids()):
-        store.store(
-            group="env/gym", name=gym_id, package="env", node=GymConfig(id=gym_id, settings=_settings_schema(gym_id))
-        )
-    store.store(group="env", name="gym", package="env", node=GymConfig(id=MISSING))  # env.id says which
+        store("env/gym", gym_id, GymConfig, partial(_gym_config, gym_id), "env")
+    store("env", "gym", GymConfig, partial(GymConfig, id=MISSING), "env")  # env.id says which
     for dataset in dataset_names():
-        store.store(
-            group="env/d4rl", name=dataset, package="env", node=D4RLConfig(id=dataset, name=f"d4rl/{dataset}")
-        )
-    store.store(group="env", name="cave_escape", package="env", node=CaveConfig())
-    store.store(group="env", name="gridworld", package="env", node=GridConfig())
-    store.store(group="level_set", name="cave_escape", package="level_set", node=LevelSetOptions)
-    store.store(group="collect", name="d4rl", package="collect", node=CollectConfig)
-    store.store(group="mixture", name="mixture_schema", node=MixtureConfig)
+        store("env/d4rl", dataset, D4RLConfig, partial(D4RLConfig, id=dataset, name=f"d4rl/{dataset}"), "env")
+    store("env", "cave_escape", CaveConfig, CaveConfig, "env")
+    store("env", "gridworld", GridConfig, GridConfig, "env")
+    store("level_set", "cave_escape", LevelSetOptions, package="level_set")
+    store("collect", "d4rl", CollectConfig, package="collect")
+    store("mixture", "mixture_schema", MixtureConfig)
+
+
+def _gym_config(id: str) -> GymConfig:
+    return GymConfig(id=id, settings=_settings_schema(id))

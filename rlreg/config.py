@@ -14,6 +14,7 @@ from omegaconf import MISSING, ListConfig
 from rlreg.checks import multiple_of, not_negative, positive, whole, whole_or_null, within
 from rlreg.errors import require, unknown
 from rlreg.regularizers import SCHEMAS
+from rlreg.schemas import store
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -280,7 +281,7 @@ def register_schemas() -> None:
     """Make the schema known to Hydra as `schema`."""
     ConfigStore.instance().store(name="schema", node=Config)
     for name, regularizer in SCHEMAS.items():
-        ConfigStore.instance().store(group="regularizer", name=name, node=regularizer)
+        store("regularizer", name, regularizer)
 
 
 def check_optional(group: str, overrides: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlreg.config import CONFIGS, Config, register_schemas, seed_list
 from rlreg.errors import UserError, unknown
 from rlreg.explain import explain
+from rlreg.schemas import Schema
 
 PACKAGES = ("agents", "envs.registry")
 """What comes with rlreg: modules that make known what they have by `register_schemas()`; imported by name alone."""
@@ -50,14 +51,18 @@ def known(group: str) -> dict[str, type | None]:
         if target := re.search(r"^_target_: *(\S+)", path.read_text(), re.M):
             found[target.group(1)] = None
     for node in _nodes(ConfigStore.instance().repo.get(group, {})):
-        if target := OmegaConf.to_container(node).get("_target_"):
-            found[target] = OmegaConf.get_type(node)
+        if isinstance(node, Schema):
+            target, kind = getattr(node.kind, "_target_", None), node.kind
+        else:
+            target, kind = OmegaConf.to_container(node.node).get("_target_"), OmegaConf.get_type(node.node)
+        if target:
+            found[target] = kind
     return found
 
 
-def _nodes(tree: dict[str, Any] | ConfigNode) -> Iterator[DictConfig]:
+def _nodes(tree: dict[str, Any] | ConfigNode) -> Iterator[ConfigNode]:
     if isinstance(tree, ConfigNode):
-        yield tree.node
+        yield tree
     else:
         for branch in tree.values():
             yield from _nodes(branch)

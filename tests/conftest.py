@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -41,7 +42,6 @@ TINY = [
 
 
 
-
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A process per core, one thread each; a single process for what shares one GPU."""
     on_gpu = "gpu" in config.option.markexpr.replace("not gpu", "")
@@ -55,19 +55,36 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def forks():
+    """`python run.py ...` in processes that need not import anything."""
+    server = forking.Server()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def runner(tmp_path):
-    """`runner('agent=beer', ...)` runs `python run.py ...` with run folders under tmp_path."""
+def forked_launches(monkeypatch, forks):
+    """What tables and sweeps start from this process are forks."""
+    forking.share(forks, monkeypatch.setattr)
+
+
+@pytest.fixture
+def runner(tmp_path, forks):
+    """`runner('agent=beer', ...)` is `python run.py ...` with run folders under tmp_path, in a process of its own."""
 
     def command(*overrides: str) -> list[str]:
         return [sys.executable, str(ROOT / "run.py"), f"runs_root={tmp_path / 'runs'}", *overrides]
 
     def run(*overrides: str, timeout: float = 300) -> subprocess.CompletedProcess:
-        given = command(*overrides)
-        return subprocess.run(given, capture_output=True, text=True, timeout=timeout, cwd=tmp_path, env=env)
+        return forks.run(command(*overrides), timeout=timeout, cwd=tmp_path, env=env)
+
+    def start(*overrides: str, **settings) -> forking.Fork:
+        """As `subprocess.Popen`; `settings` such as stdout=subprocess.PIPE."""
+        return forks.start(command(*overrides), cwd=tmp_path, env=env, **settings)
 
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    run.command, run.env = command, env
+    run.command, run.start, run.env = command, start, env
     return run
 
 

@@ -176,8 +176,7 @@ def test_a_table_killed_and_started_again_waits_for_its_orphans_and_takes_over_w
         "mode=table", "table=beer_dmc_100k", "table.rows=[gym/Pendulum-v1]", "table.columns=[ddpg,td3]",
         "table.measures=[return]", "launcher.jobs=2", *TINY, "seeds=1",
     ]  # fmt: skip
-    environment = runner.env | {"OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(runner.command(*table), env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    first = runner.start(*table, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while len(list(tmp_path.glob("runs/gym/Pendulum-v1/*/checkpoints/step-*1[0-9][0-9]"))) < 2:
         assert first.poll() is None and time.monotonic() < deadline
@@ -189,7 +188,7 @@ def test_a_table_killed_and_started_again_waits_for_its_orphans_and_takes_over_w
     os.kill(dies, signal.SIGKILL)
     os.kill(lives, signal.SIGSTOP)  # so that it has not ended before somebody waits for it
     logs = tmp_path / "runs/tables/beer_dmc_100k/logs"
-    again = subprocess.Popen(runner.command(*table), env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    again = runner.start(*table, stdout=subprocess.PIPE)
     while "waiting for another process" not in (logs / "gym-Pendulum-v1-ddpg.log").read_text():
         assert again.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)

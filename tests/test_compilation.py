@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Replay
@@ -47,11 +49,26 @@ def train(seeds: range, policy_delay: int, mode: str, updates: int) -> tuple[TD3
     return agent, metrics
 
 
+UPDATES = 9
+"""Of every run here: three calls of three."""
+
+
+@pytest.fixture(scope="module")
+def trained() -> Callable[..., tuple[TD3, dict[str, torch.Tensor]]]:
+    """`train` with 9 updates, each kind of run once: compiling takes seconds."""
+
+    @cache
+    def run(num_seeds: int, policy_delay: int, mode: str) -> tuple[TD3, dict[str, torch.Tensor]]:
+        return train(range(num_seeds), policy_delay, mode, UPDATES)
+
+    return run
+
+
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
 @pytest.mark.parametrize(("num_seeds", "policy_delay"), [(1, 1), (3, 2)])
-def test_compiled_updates_equal_eager_ones(num_seeds: int, policy_delay: int) -> None:
-    compiled, compiled_metrics = train(range(num_seeds), policy_delay, "compile", 10)
-    eager, eager_metrics = train(range(num_seeds), policy_delay, "eager", 10)
+def test_compiled_updates_equal_eager_ones(trained, num_seeds: int, policy_delay: int) -> None:
+    compiled, compiled_metrics = trained(num_seeds, policy_delay, "compile")
+    eager, eager_metrics = trained(num_seeds, policy_delay, "eager")
     for name in ("actor_params", "critic_params", "actor_target", "critic_target"):
         torch.testing.assert_close(getattr(compiled, name), getattr(eager, name), rtol=1e-4, atol=1e-5)
     assert compiled_metrics.keys() == eager_metrics.keys()
@@ -59,16 +76,16 @@ def test_compiled_updates_equal_eager_ones(num_seeds: int, policy_delay: int) ->
 
 
 @pytest.mark.parametrize("mode", ["eager", pytest.param("compile", marks=pytest.mark.skipif(not COMPILER, reason="-"))])
-def test_several_updates_a_call_are_those_one_by_one(mode: str) -> None:
-    agent, replay = learner(range(2))
+def test_several_updates_a_call_are_those_one_by_one(trained, mode: str) -> None:
+    agent, replay = learner(range(3))
 
     def update(step: torch.Tensor, update_actor: bool) -> dict[str, torch.Tensor]:
         return agent.update(replay.sample("replay", step, agent.config.batch_size), step, update_actor)
 
     program, metrics = prepare(update, mode, CPU, per_call=3), {}
-    for first in (1, 4, 7):
+    for first in range(1, UPDATES, 3):
         metrics |= program(torch.tensor(first), tuple(n % 2 == 0 for n in range(first, first + 3)))
-    alone, alone_metrics = train(range(2), 2, mode, 9)
+    alone, alone_metrics = trained(3, 2, mode)
     for name in ("actor_params", "critic_params", "actor_target", "critic_target"):
         torch.testing.assert_close(getattr(agent, name), getattr(alone, name), rtol=0, atol=0)
     torch.testing.assert_close(metrics, alone_metrics, rtol=0, atol=0)
@@ -90,12 +107,14 @@ def test_modes_that_a_device_has_not_are_refused() -> None:
         prepare(lambda: None, "fast", CPU)
 
 
-def test_without_a_compiler_auto_falls_back_with_one_warning(tmp_path: Path) -> None:
+def test_without_a_compiler_auto_falls_back_with_one_warning(forks, tmp_path: Path) -> None:
     """In a process of its own, as PyTorch remembers the compiler it found."""
     script = """
+        import sys
+        sys.path.insert(0, "tests")
         import warnings
         import torch
-        from tests.test_compilation import CPU, learner
+        from test_compilation import CPU, learner
         from rlreg.compilation import prepare
 
         agent, replay = learner(range(1))
@@ -117,11 +136,7 @@ def test_without_a_compiler_auto_falls_back_with_one_warning(tmp_path: Path) -> 
         assert agent.actor_optimizer.steps["0.weight"] == 2
     """
     environment = os.environ | {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        cwd=Path(__file__).parents[1],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(script))
+    result = forks.run([sys.executable, str(program)], cwd=ROOT, env=environment)
     assert result.returncode == 0, result.stderr

@@ -111,22 +111,30 @@ def test_what_compiling_took_is_noted_once(monkeypatch) -> None:
     assert book.read() == found
 
 
-LONG = ["agent=td3", "env=gym/Pendulum-v1", *TINY, "train.total_steps=1300", "train.checkpoint_every=1000"]
-LONG += ["eval.every=1300", "compile=auto"]
+LONG = ["agent=td3", "env=gym/Pendulum-v1", *TINY, "train.total_steps=300", "train.checkpoint_every=250"]
+LONG += ["eval.every=300", "compile=auto"]
+
+
+@pytest.fixture
+def long_enough(monkeypatch) -> None:
+    """200 updates are as many as are measured: what follows does not depend on how long a run is."""
+    monkeypatch.setattr("rlreg.training.base.LEAST_UPDATES", 200)
 
 
 def tensors(folder) -> dict[str, torch.Tensor]:
     return Checkpoints(folder / "checkpoints").load()[1]
 
 
+@pytest.mark.usefixtures("long_enough")
 def test_a_run_that_compiling_would_delay_is_the_eager_one_to_the_bit(monkeypatch, capsys, tmp_path) -> None:
     for mode in ("auto", "eager"):
         assert main(monkeypatch, *LONG, f"run_dir={tmp_path / mode}", f"compile={mode}") == 0
-    assert "compile=auto: updates are eager, since 1200 eager ones take some" in capsys.readouterr().out
+    assert "compile=auto: updates are eager, since 200 eager ones take some" in capsys.readouterr().out
     auto, eager = tensors(tmp_path / "auto"), tensors(tmp_path / "eager")
     torch.testing.assert_close(auto, eager, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.usefixtures("long_enough")
 def test_a_resumed_run_goes_on_by_the_program_it_began_with(monkeypatch, capsys, tmp_path) -> None:
     """The costs that were known when it began are gone by then."""
     calls = []
@@ -135,7 +143,7 @@ def test_a_resumed_run_goes_on_by_the_program_it_began_with(monkeypatch, capsys,
     @contextmanager
     def interrupted():
         seen = iter(range(10**6))
-        yield lambda: next(seen) > 600
+        yield lambda: next(seen) > 150
 
     with monkeypatch.context() as patch:
         patch.setattr("rlreg.training.base.interrupts", interrupted)

@@ -124,7 +124,7 @@ def test_a_killed_run_resumes_to_the_bit(runner, monkeypatch, tmp_path, file):
 
     killed = tmp_path / "killed"
     settings = [*TINY, *overrides, f"env.path={file}", f"run_dir={killed}"]
-    process = subprocess.Popen(runner.command(*settings), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = runner.start(*settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     kill_after(process, killed, 20, signal.SIGKILL)
     assert not (killed / "summary.json").exists()
     csv_killed, resumed = train(monkeypatch, killed, file, *overrides)

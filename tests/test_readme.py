@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -110,11 +109,11 @@ def test_the_tour_is_its_page():
     assert done == told and len(told) > 8 and "resuming from step" in page
 
 
-def test_the_tour_from_its_beginning_to_its_end(tmp_path):
+def test_the_tour_from_its_beginning_to_its_end(tmp_path, forks):
     """The script itself, at a small size: a run is stopped, goes on, is extended, compared, filmed and exported."""
     sizes = {"STEPS": "600", "MORE": "800", "WARMUP": "100", "EVERY": "200", "FILM": "cave_escape", "STOP_AT": "0"}
     small = "agent.hidden=[16,16] agent.batch_size=16 eval.episodes=2 eval.samples=64 compile=eager threads=1"
-    given = {"RUN": f"{sys.executable} {ROOT / 'run.py'}", "EXTRA": small, "OMP_NUM_THREADS": "1"}
+    given = {"RUN": f"{forks.client} {ROOT / 'run.py'}", "EXTRA": small, "OMP_NUM_THREADS": "1"}
     (tmp_path / "models").symlink_to(ROOT / "models")
     tour, env = ["bash", str(ROOT / "docs/tour.sh")], os.environ | sizes | given
     done = subprocess.run(tour, cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -29,13 +29,8 @@ from rlreg.run_folder import RunFolder
 
 
 def start(runner, *overrides):
-    return subprocess.Popen(
-        runner.command(*TINY, *overrides),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=runner.env,
-        start_new_session=True,
+    return runner.start(
+        *TINY, *overrides, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
 
 
@@ -43,7 +38,7 @@ def kill_after(process, folder: Path, step: int, sig: int, kill=os.kill) -> None
     """Send `sig` once the checkpoint of `step` is there; with `kill=os.killpg` to its workers too."""
     deadline = time.time() + 120
     while not any(s >= step for s in Checkpoints(folder / "checkpoints").steps()):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()[1]
         assert time.time() < deadline
         time.sleep(0.01)
     kill(process.pid, sig)
@@ -120,7 +115,7 @@ def test_a_signal_to_the_process_group_leaves_a_resumable_run(runner, tmp_path, 
     settings = ["train.num_envs=2", f"env.workers={workers}", "train.total_steps=100000", "eval.every=100000"]
     process = start(runner, *settings, f"run_dir={tmp_path}/run")
     kill_after(process, tmp_path / "run", 100, sig, os.killpg)
-    out = process.stderr.read()
+    out = process.communicate()[1]
     assert process.returncode == 130 and "goes on from there" in out and "Traceback" not in out
     step, _, info = Checkpoints(tmp_path / "run/checkpoints").load()
     assert info["step"] == step and f"step {step}" in out

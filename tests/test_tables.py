@@ -85,7 +85,7 @@ def cells_of(*overrides: str) -> dict[tuple[str, str], Cell]:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def first(tmp_path_factory, forks) -> tuple[Path, subprocess.CompletedProcess]:
     """A table by `python run.py`, of which one run cannot start: its folder's place is taken."""
     root = tmp_path_factory.mktemp("table") / "runs"
     register()
@@ -93,7 +93,7 @@ def first(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     blocked.parent.mkdir(parents=True)
     blocked.write_text("in the way")
     command = [sys.executable, str(ROOT / "run.py"), *TABLE, *RUN, f"runs_root={root}"]
-    return root, subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return root, forks.run(command)
 
 
 def test_missing_runs_are_run_and_a_failing_one_does_not_stop_them(first) -> None:
@@ -118,7 +118,7 @@ def test_missing_runs_are_run_and_a_failing_one_does_not_stop_them(first) -> Non
         assert (out / figure).read_bytes().startswith(b"\x89PNG")
 
 
-def test_again_only_what_is_missing_runs_and_then_nothing(first, capsys) -> None:
+def test_again_only_what_is_missing_runs_and_then_nothing(first, capsys, forked_launches) -> None:
     root, _ = first
     overrides = [*TABLE, *RUN, f"runs_root={root}"]
     cells = cells_of(*RUN, f"runs_root={root}")
@@ -267,7 +267,7 @@ def test_dry_lists_what_is_done_and_left_and_starts_none(given, tmp_path, capsys
 
 
 def test_a_run_that_is_stopped_when_the_minutes_are_over_has_saved_and_goes_on(tmp_path, capsys, monkeypatch) -> None:
-    """A real run, whose minutes are over once it has made its second evaluation."""
+    """A real run, whose minutes are over once it has made its second evaluation; a new `python`, no fork."""
     settings = [*TABLE, *RUN, f"runs_root={tmp_path}", "table.rows=[gym/Pendulum-v1]", "table.columns=[ddpg]"]
     settings += ["train.total_steps=1000000", "train.checkpoint_every=1000000", "launcher.minutes=60"]
     cell = cells_of(*settings)["gym/Pendulum-v1", "ddpg"]
@@ -339,9 +339,11 @@ def test_a_cell_that_cannot_run_is_named_before_anything_runs(override, cell, me
 
 def test_a_dataset_that_is_not_there_is_named_before_anything_runs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)  # the table's files are asked for in a folder of the working one
-    hopper, cells = "d4rl/hopper-medium-v2", ["mode=table", "table=a2pr_collected", f"runs_root={tmp_path}/runs"]
+    hopper, cells = "d4rl/hopper-medium-v2", [*TABLE, f"runs_root={tmp_path}/runs"]
+    cells += [f"table.rows=[{hopper},d4rl/walker2d-medium-v2]", "table.columns=[bc,td3_bc]"]
+    cells += ["table.overrides=['env.path=datasets']", "table.measures=[return]"]  # as table=a2pr_collected has it
     monkeypatch.setattr("rlreg.launchers.local", lambda runs, jobs, minutes: pytest.fail("a run was started"))
-    with pytest.raises(UserError, match=rf"table a2pr_collected, {hopper} bc: dataset .*: no such file") as error:
+    with pytest.raises(UserError, match=rf"table tiny, {hopper} bc: dataset .*: no such file") as error:
         in_process(*cells)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

@@ -17,8 +17,13 @@ from rlreg.errors import UserError
 from rlreg.video import opengl
 from rlreg.video.writer import Film, contact_sheet, every, gif
 
-BACKEND, REASONS = opengl.working_backend()
-opengl_works = pytest.mark.skipif(BACKEND is None, reason=f"no OpenGL: {REASONS}")
+
+@pytest.fixture
+def opengl_works() -> None:
+    """Tried when a test needs it, not by whoever collects the tests."""
+    backend, reasons = opengl.working_backend()
+    if backend is None:
+        pytest.skip(f"no OpenGL: {reasons}")
 
 
 def frames_of(path) -> list[np.ndarray]:
@@ -61,7 +66,7 @@ def test_fast_worlds_are_shown_at_their_own_speed():
     assert [every(fps) for fps in (10, 25, 26, 50, 100, 125)] == [1, 1, 2, 2, 4, 5]
 
 
-@opengl_works
+@pytest.mark.usefixtures("opengl_works")
 @pytest.mark.parametrize(
     ("settings", "frames"),
     [
@@ -104,7 +109,7 @@ def test_films_of_a_student_in_levels_are_written_with_their_sheets(monkeypatch,
         assert np.asarray(Image.open(tmp_path / f"films/seed-{seed}.png")).shape == (484, 6 * 240 + 20, 3)
 
 
-@opengl_works
+@pytest.mark.usefixtures("opengl_works")
 def test_a_run_films_itself_for_tensorboard(monkeypatch, capsys, tmp_path):
     """Every 200 steps a film of the first seed, moving in TensorBoard and as a file; the run's figures are the same."""
     run = [*TINY, "env=dmc/cartpole-swingup", "env.action_repeat=50", "agent=td3", "seeds=[3,7]"]

@@ -35,11 +35,11 @@ def mean_return(name, path):
 def test_behaviour_cloning_reaches_the_datas_mean_return(returns):
     """The data are 20 episodes of a policy with noise on its actions, 2469 on average.
 
-    Asked for is that, as the mean of six seeds. It was 2680; without the noise a clone does better than its model.
+    Asked for is that, as the mean of six seeds. It was 2697; without the noise a clone does better than its model.
     """
     got = returns(
-        *MEDIUM, "agent=bc", "agent.hidden=[128,128]", "agent.learning_rate=1e-3", "seeds=6", "train.total_steps=2500",
-        "eval.every=2500", "eval.episodes=2",
+        *MEDIUM, "agent=bc", "agent.hidden=[64,64]", "agent.learning_rate=2e-3", "agent.batch_size=128", "seeds=6",
+        "train.total_steps=1500", "eval.every=1500", "eval.episodes=2",
     )  # fmt: skip
     assert got[-1].mean() > mean_return("halfcheetah-medium-v2", SHIPPED_MEDIUM) > 20 * abs(got[0].mean()), got
 
