@@ -77,7 +77,8 @@ def test_fast_worlds_are_shown_at_their_own_speed():
 )
 def test_films_of_mujoco_tasks_have_every_frame_that_is_shown(monkeypatch, capsys, tmp_path, settings, frames):
     run = f"run_dir={tmp_path}/run"
-    assert main(monkeypatch, *TINY, *settings, run, "seeds=[3,7]", "train.total_steps=200", "eval.every=200") == 0
+    short = ["train.total_steps=60", "train.warmup_steps=40", "eval.every=60", "eval.episodes=1"]
+    assert main(monkeypatch, *TINY, *settings, run, "seeds=[3,7]", *short) == 0
     capsys.readouterr()
     assert main(monkeypatch, "mode=video", run, "episodes=2") == 0
     printed = capsys.readouterr().out
@@ -111,20 +112,21 @@ def test_films_of_a_student_in_levels_are_written_with_their_sheets(monkeypatch,
 
 @pytest.mark.usefixtures("opengl_works")
 def test_a_run_films_itself_for_tensorboard(monkeypatch, capsys, tmp_path):
-    """Every 200 steps a film of the first seed, moving in TensorBoard and as a file; the run's figures are the same."""
+    """Every 50 steps a film of the first seed, moving in TensorBoard and as a file; the run's figures are the same."""
     run = [*TINY, "env=dmc/cartpole-swingup", "env.action_repeat=50", "agent=td3", "seeds=[3,7]"]
-    filmed = [*run, f"run_dir={tmp_path}/run", "train.video_every=200"]
+    run += ["train.total_steps=100", "train.warmup_steps=30", "eval.every=50", "eval.episodes=1"]
+    filmed = [*run, f"run_dir={tmp_path}/run", "train.video_every=50"]
     assert main(monkeypatch, *filmed) == 0
     assert "no film" not in capsys.readouterr().err
     events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     films = events.Images("film/episode")
-    assert [film.step for film in films] == [200, 400]
+    assert [film.step for film in films] == [50, 100]
     for film in films:
         picture = Image.open(io.BytesIO(film.encoded_image_string))
         assert picture.format == "GIF" and picture.n_frames == 21 and film.width == 240
         assert np.asarray(picture.convert("RGB")).std() > 5
-    assert len(frames_of(tmp_path / "run/videos/step-400.mp4")) == 21
-    assert (tmp_path / "run/videos/step-400.png").exists()
+    assert len(frames_of(tmp_path / "run/videos/step-100.mp4")) == 21
+    assert (tmp_path / "run/videos/step-100.png").exists()
     assert main(monkeypatch, *run, f"run_dir={tmp_path}/plain") == 0
     assert (tmp_path / "plain/eval.csv").read_bytes() == (tmp_path / "run/eval.csv").read_bytes()
 

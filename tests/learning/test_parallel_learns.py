@@ -1,5 +1,6 @@
 """`scale=parallel`, shortened, has to reach a stated return."""
 
+import csv
 import json
 
 import pytest
@@ -20,3 +21,15 @@ def test_beer_in_64_worlds_swings_up_the_pole(runner, tmp_path):
     assert done.returncode == 0, done.stderr
     (found,) = json.loads((tmp_path / "run/summary.json").read_text())["final"]["return"]
     assert found > 400, found
+
+
+def test_beer_in_64_worlds_balances_the_pole(runner, tmp_path):
+    """The same, shortened to 1600 updates. Of 200 steps an untrained policy balances it for 5, this run's for 200."""
+    settings = [*SHORT, "agent=beer", "env=gym/InvertedPendulum-v5", "env.max_episode_steps=200", "scale=parallel"]
+    settings += ["train.total_steps=32000", "eval.every=32000", "train.log_every=6400", "train.checkpoint_every=32000"]
+    done = runner(*settings, f"run_dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+    assert "worlds stepped by mujoco" in done.stdout
+    rows = list(csv.DictReader((tmp_path / "run/eval.csv").read_text().splitlines()))
+    before, after = (float(row["return"]) for row in rows)
+    assert before < 20 and after > 100, (before, after)
