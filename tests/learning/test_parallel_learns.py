@@ -24,7 +24,7 @@ def test_beer_in_64_worlds_swings_up_the_pole(runner, tmp_path):
 
 
 def test_beer_in_64_worlds_balances_the_pole(runner, tmp_path):
-    """The same, shortened to 1600 updates. Of 200 steps an untrained policy balances it for 5, this run's for 200."""
+    """The same, shortened to 3200 updates. Of 200 steps an untrained policy balances it for 5, this run's for 200."""
     settings = [*SHORT, "agent=beer", "env=gym/InvertedPendulum-v5", "env.max_episode_steps=200", "scale=parallel"]
     settings += ["train.total_steps=32000", "eval.every=32000", "train.log_every=6400", "train.checkpoint_every=32000"]
     done = runner(*settings, f"run_dir={tmp_path}/run")
