@@ -70,12 +70,10 @@ def test_the_plain_a2pr_of_the_benchmark_makes_our_updates(monkeypatch) -> None:
     "sections",
     [("machine", "updates", "worlds"), pytest.param(("tests", "loop", "walk", "table"), marks=pytest.mark.slow)],
 )
-def test_what_is_measured_on_a_gpu_is_rehearsed_on_the_cpu(sections: tuple[str, ...], tmp_path) -> None:
+def test_what_is_measured_on_a_gpu_is_rehearsed_on_the_cpu(sections: tuple[str, ...], forks, tmp_path) -> None:
     pytest.importorskip("mujoco_warp")
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--rehearse", "--minutes", "12"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path), "--sections", *sections], capture_output=True, text=True, timeout=800
-    )
+    done = forks.run([*command, "--out", str(tmp_path), "--sections", *sections], timeout=800)
     log = (tmp_path / "gpu.log").read_text()
     assert done.returncode == 0, done.stderr + log
     lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
@@ -104,11 +102,11 @@ def test_a_section_that_fails_or_hangs_is_told_and_the_others_go_on(monkeypatch,
     assert gpu.finish(failing, 30) == "failed with status 3"
 
 
-def test_the_worlds_benchmark_writes_its_tables(tmp_path) -> None:
+def test_the_worlds_benchmark_writes_its_tables(forks, tmp_path) -> None:
     out = tmp_path / "worlds.json"
     given = ["--tasks", "reacher-easy", "Hopper-v4", "--num-envs", "1", "4", "--rounds", "1", "--seconds", "0.02"]
     command = [sys.executable, str(ROOT / "benchmarks/worlds.py"), *given, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forks.run(command)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     names = {(row["task"], row["contestant"]) for row in found["rows"]}

@@ -47,10 +47,10 @@ def test_behaviour_cloning_reaches_the_datas_mean_return(returns):
 def test_a2pr_beats_the_datas_mean_return(returns):
     """On the same data: a tenth more than their average, and so more than behaviour cloning gets.
 
-    Each of two seeds at the better of its evaluations at 2000 and 3000 updates: 2987 and 2849 on an Intel Xeon. A seed's
-    two evaluations may differ by a thousand, as rounding differs by the processor and learning amplifies it. Targets
-    that move by 0.1, and rewards seen for 20 steps, some strides, need a twentieth of the paper's updates; an actor
-    that is slower than the critics is the steadier one of those that were tried.
+    Each of two seeds at the better of its evaluations at 2000 and 3000 updates: 2987 and 2849 on an Intel Xeon. The two
+    of a seed may differ by a thousand, as rounding differs by the processor and learning amplifies it. Targets that
+    move by 0.1, and rewards seen for 20 steps, some strides, need a twentieth of the paper's updates; an actor that is
+    slower than the critics was the steadiest of those that were tried.
     """
     got = returns(
         *MEDIUM, *A2PR, "agent.actor_learning_rate=5e-4", "agent.tau=0.1", "agent.discount=0.95",
