@@ -134,7 +134,7 @@ def test_a_failed_job_of_a_sweep_is_told_and_the_others_run(monkeypatch, capsys,
 
 def test_a_job_that_cannot_be_composed_is_told_and_the_others_run(monkeypatch, capsys, tmp_path) -> None:
     """Such as for a choice that there is not, a value of another type, or a setting that only the other agent has."""
-    settings = [*TINY, *world("Walk"), "train.total_steps=100", "train.warmup_steps=50", "--multirun"]
+    settings = [*TINY, *world("Walk"), "train.total_steps=20", "train.warmup_steps=10", "--multirun"]
     others = {
         "agent=ddpg,ddgp": "job 2: unknown agent 'ddgp'; did you mean 'ddpg'?",
         "agent=ddpg agent.tau=0.005,high": "job 2: agent.tau=high is not valid; give a number",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -288,10 +289,24 @@ def test_a_seed_s_curriculum_is_the_same_beside_others(space, method):
         torch.testing.assert_close(kept[1], own[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """`whole(method)`: the folder of a run of two seeds, made once."""
+
+    @cache
+    def made(method):
+        folder = tmp_path_factory.mktemp(method) / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            assert main(patch, f"agent={method}", *TINY, *OF.get(method, []), "seeds=2", f"run_dir={folder}") == 0
+        return folder
+
+    return made
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_of_each_method_leaves_whole_results(monkeypatch, tmp_path, method):
-    assert main(monkeypatch, f"agent={method}", *TINY, *OF.get(method, []), "seeds=2", f"run_dir={tmp_path}/run") == 0
-    table = list(csv.DictReader((tmp_path / "run/eval.csv").open()))
+def test_a_run_of_each_method_leaves_whole_results(whole, method):
+    run = whole(method)
+    table = list(csv.DictReader((run / "eval.csv").open()))
     assert [(int(r["step"]), int(r["seed"])) for r in table] == [(t, s) for t in (0, 2, 4) for s in (0, 1)]
     for row in table:
         assert 0 <= float(row["solved"]) <= 1 and row["solved"] == row["solved/cave_escape_512_4ts_varp:test"]
@@ -299,14 +314,14 @@ def test_a_run_of_each_method_leaves_whole_results(monkeypatch, tmp_path, method
     assert (float(table[-1]["shift_gap"]) != float(table[-1]["shift_gap"])) == (method in ("dr", "robust_plr", "accel"))
     if method == "uniform":
         assert float(table[-1]["shift_gap"]) == pytest.approx(0, abs=1e-6)
-    results = json.loads((tmp_path / "run/summary.json").read_text())
+    results = json.loads((run / "summary.json").read_text())
     assert results["steps"] == 4 and results["cycles"] >= 4
-    transfer = list(csv.DictReader((tmp_path / "run/transfer.csv").open()))
+    transfer = list(csv.DictReader((run / "transfer.csv").open()))
     assert [r["set"] for r in transfer[::2]] == [
         "train", "cave_escape_512_4ts_varp:test", "cave_escape_112_14ts_varp:test"
     ]  # fmt: skip
     assert all(float(r["solved_low"]) <= float(r["solved"]) <= float(r["solved_high"]) for r in transfer)
-    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert {"eval/solved", "transfer/generalisation_gap", "train/value_loss"} <= set(events.Tags()["scalars"])
     shown = {"levels/likeliest"} if method != "dr" else set()
     shown |= {"levels/new"} if method not in ("uniform", "plr") else set()
@@ -314,17 +329,16 @@ def test_a_run_of_each_method_leaves_whole_results(monkeypatch, tmp_path, method
 
 
 @pytest.mark.parametrize("method", ["vae_dred", "accel"])
-def test_a_killed_run_resumes_to_the_same_curve(monkeypatch, tmp_path, method):
+def test_a_killed_run_resumes_to_the_same_curve(monkeypatch, whole, tmp_path, method):
     """Killed after each of its two checkpoints, the last among them: the same files, the same tensors."""
 
     def go(run):
-        return main(monkeypatch, f"agent={method}", *TINY, *OF[method], f"run_dir={tmp_path}/{run}")
+        return main(monkeypatch, f"agent={method}", *TINY, *OF[method], "seeds=2", f"run_dir={tmp_path}/{run}")
 
     def save_and_die(self, *args):
         save(self, *args)
         raise RuntimeError("killed")
 
-    assert go("whole") == 0
     save, killed = Checkpoints.save, Checkpoints(tmp_path / "killed/checkpoints")
     for steps in ([2], [2, 4]):
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
@@ -333,8 +347,8 @@ def test_a_killed_run_resumes_to_the_same_curve(monkeypatch, tmp_path, method):
         assert killed.steps() == steps
     assert go("killed") == 0
     for name in ("eval.csv", "transfer.csv"):
-        assert (tmp_path / f"killed/{name}").read_text() == (tmp_path / f"whole/{name}").read_text()
-    _, expected, info = Checkpoints(tmp_path / "whole/checkpoints").load()
+        assert (tmp_path / f"killed/{name}").read_text() == (whole(method) / name).read_text()
+    _, expected, info = Checkpoints(whole(method) / "checkpoints").load()
     _, tensors, again = killed.load()
     assert info | {"seconds": 0} == again | {"seconds": 0} and tensors.keys() == expected.keys()
     assert all(torch.equal(tensor.nan_to_num(), expected[name].nan_to_num()) for name, tensor in tensors.items())
