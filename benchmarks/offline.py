@@ -1,13 +1,15 @@
 """A2PR's updates a second beside the plain way of writing them: one run, interleaved rounds, medians.
 
     python benchmarks/offline.py                                   # some twelve minutes on two idle cores
+    python benchmarks/offline.py --agents td3_bc iql --peers jax_corl --seeds 1 4   # beside the same in jax
     python benchmarks/offline.py --device cuda --out offline.md    # S = 1, 5 and 10; many updates a graph
 
 Everybody learns from one dataset of random transitions with observations 17, actions 6, batch 256 (HalfCheetah's and
 Walker2d's sizes) and the released code's networks: actor 256x3, critics and V 256x4, VAE 750x2. `plain` is a single
 seed in eager PyTorch: `torch.nn` modules, `torch.optim.Adam`, autograd, one loss after another, as offline RL code is
 commonly written; tests/test_benchmarks.py holds its updates against ours. Unit, rounds and the matrix products beside
-are those of benchmarks/updates.py. The last line is what D4RL's nine Gym-MuJoCo sets would take at the best rate.
+are those of benchmarks/updates.py. TD3+BC and IQL, 256x256, have a peer in jax (benchmarks/peers.py). The last line is
+what D4RL's nine Gym-MuJoCo sets would take A2PR at its best rate.
 """
 
 from __future__ import annotations
@@ -18,23 +20,29 @@ import itertools
 import json
 import os
 import statistics
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from updates import Contestant, MatrixProducts, contestant, race, table
+from updates import Contestant, LayerProducts, MatrixProducts, Products, contestant, race, table
 
 from agents.a2pr import A2PR, A2PRConfig
+from agents.iql import IQL, IQLConfig
+from agents.td3_bc import TD3BC, TD3BCConfig
 from rlreg.buffers import Batch, DatasetBuffer
+from rlreg.product_choice import SETTINGS
 from rlreg.regularizers import Regularizer
 from rlreg.run_folder import provenance
 
 OBS, ACT, BATCH, ROWS = 17, 6, 256, 100_000
+LEARNERS = {"a2pr": (A2PR, A2PRConfig), "td3_bc": (TD3BC, TD3BCConfig), "iql": (IQL, IQLConfig)}
 TABLE_UPDATES = 9 * 5 * 1_000_000
 """Nine data sets, five seeds, a million updates."""
 PER_CALL = 8
@@ -124,34 +132,51 @@ class Plain:
         optimizer.step()
 
 
-def flops(config: A2PRConfig) -> float:
-    """Floating point operations of one seed's update, matrix products only, actor updates spread over the delay.
+def products_of(agent: str) -> Products:
+    """The matrix products of one seed's update, actor updates spread over the delay.
 
-    Through a layer of n inputs and m outputs a batch of B costs 2 B n m, as do the gradients of its weights and of its
-    inputs. Critic: the targets forward, the critics forward and both gradients, that of the inputs but of the first
-    layer. V: the critics forward at s', V the same. VAE: the first critic forward at the data, the VAE forward and
-    both gradients. Actor: actor, first critic (twice) and VAE forward; the inputs' gradients back through critic and
-    VAE to the action; the actor's gradients.
+    Critic: the targets forward, the critics forward and both gradients, that of the inputs but of the first layer; IQL
+    looks at V there, and at the targets for V. V, of A2PR: the critics forward at s', V the same. VAE: the first critic
+    forward at the data, the VAE forward and both gradients. Actor: actor and first critic forward, of A2PR twice and
+    the VAE; the inputs' gradients back through critic and VAE to the action; the actor's gradients.
     """
+    found, config = Products(), LEARNERS[agent][1]()
+    hidden = config.critic_hidden if agent == "a2pr" else config.hidden
+    actor, critic, value = (OBS, *config.hidden, ACT), (OBS + ACT, *hidden, 1), (OBS, *hidden, 1)
 
-    def layers(*sizes: int) -> list[int]:
-        return [2 * BATCH * n * m for n, m in pairwise(sizes)]
+    def learnt(sizes: Sequence[int], times: float = 1.0) -> None:
+        found.forward(sizes, times)
+        found.weights(sizes, times)
+        found.inputs(sizes[1:], times)
 
-    latent = 2 * ACT
-    actor, critic = layers(OBS, *config.hidden, ACT), layers(OBS + ACT, *config.critic_hidden, 1)
-    value = layers(OBS, *config.critic_hidden, 1)
-    encoder = layers(OBS + ACT, *config.vae_hidden, 2 * latent)
-    decoder = layers(OBS + latent, *config.vae_hidden, ACT)
-    # Gradients of inputs stop at the part of the first layer that is not data.
-    to_action = 2 * BATCH * ACT * config.critic_hidden[0] + sum(critic[1:])
-    to_latent = 2 * BATCH * latent * config.vae_hidden[0] + sum(decoder[1:])
-    through_vae = to_latent + 2 * BATCH * ACT * config.vae_hidden[0] + sum(encoder[1:])
-    critic_step = sum(actor) + 2 * sum(critic) + 2 * (2 * sum(critic) + sum(critic[1:]))
-    value_step = 2 * sum(critic) + 2 * sum(value) + sum(value[1:])
-    vae_step = sum(critic) + 2 * (sum(encoder) + sum(decoder)) + to_latent + sum(encoder[1:])
-    actor_step = 2 * sum(actor) + sum(actor[1:]) + 2 * sum(critic) + to_action
-    actor_step += sum(encoder) + sum(decoder) + through_vae
-    return critic_step + value_step + vae_step + actor_step / config.policy_delay
+    found.forward(critic, 2)
+    learnt(critic, 2)
+    if agent == "iql":
+        learnt(value)
+        learnt(actor)
+        found.forward(value, 2)
+        return found
+    share = 1 / config.policy_delay
+    found.forward(actor)
+    learnt(actor, share)
+    found.forward(critic, share)
+    found.inputs(critic[1:], share)
+    found.inputs((ACT, hidden[0]), share)
+    if agent == "a2pr":
+        latent = 2 * ACT
+        encoder, decoder = (OBS + ACT, *config.vae_hidden, 2 * latent), (OBS + latent, *config.vae_hidden, ACT)
+        found.forward(critic, 2)
+        learnt(value)
+        found.forward(critic)
+        learnt(encoder)
+        learnt(decoder)
+        found.inputs((latent, decoder[1]), 1 + share)
+        found.forward(critic, share)
+        for sizes in (encoder, decoder):
+            found.forward(sizes, share)
+            found.inputs(sizes[1:], share)
+        found.inputs((ACT, encoder[1]), share)
+    return found
 
 
 def random_data() -> Batch:
@@ -180,38 +205,68 @@ def plain(data: Batch, device: str) -> Contestant:
     return Contestant("a2pr", "plain", turn)
 
 
+def jax_corl(agent: str, data: Batch) -> Contestant:
+    """TD3+BC or IQL in jax, several updates a call."""
+    start = time.perf_counter()
+    turn = peers.offline(agent, data, OBS, ACT, BATCH, ROWS)
+    seconds = time.perf_counter() - start
+    return Contestant(agent, "jax", turn, at_once=peers.PER_CALL, compile_seconds=seconds)
+
+
 def ours(
-    data: Batch, seeds: int, mode: str, device: str, per_call: int = 1, products: str = "auto"
+    data: Batch,
+    seeds: int,
+    mode: str,
+    device: str,
+    per_call: int = 1,
+    products: str = "auto",
+    agent: str = "a2pr",
 ) -> Contestant:
-    """S stacked seeds of ours; `mode` as `rlreg.compilation.prepare` has it."""
-    learner = A2PR(A2PRConfig(), Regularizer(), OBS, ACT, range(seeds), device)
+    """S stacked seeds of ours; `mode` as `rlreg.compilation.prepare` has it, `products` as the runs have it."""
+    kind, config = LEARNERS[agent]
+    learner = kind(config(), Regularizer(), OBS, ACT, range(seeds), device)
     name = mode if per_call == 1 else f"{mode}, {per_call} a call"
-    return contestant("a2pr", name, learner, DatasetBuffer(range(seeds), data, device), mode, per_call, products)
+    name = name if products == "auto" else f"{name}, {products}"
+    return contestant(agent, name, learner, DatasetBuffer(range(seeds), data, device), mode, per_call, products)
 
 
-def figures(contestants: Sequence[Contestant], products: MatrixProducts) -> list[dict[str, Any]]:
+def figures(
+    contestants: Sequence[Contestant], products: MatrixProducts, layers: LayerProducts | None = None
+) -> list[dict[str, Any]]:
     """A row a contestant."""
-    plain_rate, work = contestants[0].rate, flops(A2PRConfig())
-    return [
-        {
-            "agent": c.agent,
-            "mode": c.mode,
-            "S": c.seeds,
-            "ms": statistics.median(c.seconds) * 1e3,
-            "seed_updates_per_second": c.rate,
-            "best_round": c.seeds / min(c.seconds),
-            "times_plain": c.rate / plain_rate,
-            "mflop": work / 1e6,
-            "gflop_per_second": c.rate * work / 1e9,
-            "of_matmul_rate": c.rate * work / products.rate,
-            "compile_seconds": c.compile_seconds,
-        }
-        for c in contestants
-    ]
+    plain = {c.agent: c.rate for c in contestants if c.mode == "plain"}
+    jax = {c.agent: c.rate for c in contestants if c.mode == "jax"}
+    single = {(c.agent, c.mode): c.rate for c in contestants if c.seeds == 1}
+    rows = []
+    for c in contestants:
+        counted = products_of(c.agent)
+        least = layers.least_seconds(counted) if layers is not None else None
+        rows.append(
+            {
+                "agent": c.agent,
+                "mode": c.mode,
+                "S": c.seeds,
+                "ms": statistics.median(c.seconds) * 1e3,
+                "seed_updates_per_second": c.rate,
+                "best_round": c.seeds / min(c.seconds),
+                "times_plain": c.rate / plain[c.agent] if c.agent in plain else None,
+                "times_jax": c.rate / jax[c.agent] if c.agent in jax else None,
+                "times_one_seed": c.rate / single[c.agent, c.mode] if (c.agent, c.mode) in single else None,
+                "mflop": counted.flops / 1e6,
+                "gflop_per_second": c.rate * counted.flops / 1e9,
+                "of_matmul_rate": c.rate * counted.flops / products.rate,
+                "of_best_products": least * c.rate if least else None,
+                "compile_seconds": c.compile_seconds,
+            }
+        )
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", nargs="+", choices=LEARNERS, default=["a2pr"])
+    parser.add_argument("--peers", nargs="+", choices=("jax_corl",), default=[], help="who else runs (extra bench)")
+    parser.add_argument("--products", nargs="+", choices=SETTINGS, default=["auto"], help="of ours")
     parser.add_argument("--seeds", nargs="+", type=int, help="values of S (CPU: 1 5; CUDA: 1 5 10)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="PyTorch's threads (default: PyTorch's own choice)")
@@ -224,33 +279,40 @@ def main() -> None:
         parser.error("--device cuda: no CUDA device is available")
     if args.updates % PER_CALL:
         parser.error(f"--updates {args.updates}: give a multiple of {PER_CALL}")
+    if args.peers:
+        peers.modules("jax_corl", args.threads)
     if args.threads:
         torch.set_num_threads(args.threads)
     seeds = args.seeds or ([1, 5] if args.device == "cpu" else [1, 5, 10])
     torch._dynamo.config.recompile_limit = 100  # many learners share the one function `update` here
 
     data = random_data()
-    contestants = [plain(data, args.device)]
-    contestants += [ours(data, s, "eager", args.device) for s in seeds]
-    if args.compile:
-        fast = "compile" if args.device == "cpu" else "graph"
-        contestants += [ours(data, s, fast, args.device) for s in seeds]
-        if args.device == "cuda":
-            contestants += [ours(data, s, fast, args.device, PER_CALL) for s in seeds]
+    contestants = [plain(data, args.device)] if "a2pr" in args.agents else []
+    contestants += [jax_corl(agent, data) for agent in args.agents if args.peers and agent != "a2pr"]
+    modes = ["eager", *["compile" if args.device == "cpu" else "graph"] * args.compile]
+    for agent in args.agents:
+        for mode, s, p in itertools.product(modes, seeds, args.products):
+            contestants.append(ours(data, s, mode, args.device, products=p, agent=agent))
+        if args.device == "cuda" and args.compile:
+            contestants += [ours(data, s, "graph", args.device, PER_CALL, agent=agent) for s in seeds]
 
-    products = MatrixProducts(args.device)
+    products, layers = MatrixProducts(args.device), None
+    if args.device == "cpu":
+        layers = LayerProducts({shape for agent in args.agents for shape in products_of(agent)}, bool(args.peers))
     load = os.getloadavg()[0]
-    race(contestants, products, args.rounds, args.updates, args.device)
-    rows, machine = figures(contestants, products), provenance()
-    best = max(contestants, key=lambda c: c.rate)
+    race(contestants, products, args.rounds, args.updates, args.device, layers)
+    rows, machine = figures(contestants, products, layers), provenance()
     device = machine["gpu"] if args.device == "cuda" else f"{machine['cpu']}, {machine['threads']} threads"
     text = (
         f"{device}; {machine['cores']} cores, load average {load:.1f} before and {os.getloadavg()[0]:.1f} after; "
         f"torch {machine['versions']['torch']}, commit {machine['commit']}; medians of {args.rounds} rounds.\n"
-        f"Float32 matrix products in the same rounds: {products.rate / 1e9:.0f} GFLOP/s.\n\n{table(rows)}\n\n"
-        f"Nine data sets x 5 seeds x 1M updates at the rate of {best.mode}, S={best.seeds}, without evaluations: "
-        f"{TABLE_UPDATES / best.rate / 3600:.1f} hours.\n"
+        f"Float32 matrix products in the same rounds: {products.rate / 1e9:.0f} GFLOP/s.\n\n{table(rows)}\n"
     )
+    if best := max((c for c in contestants if c.agent == "a2pr"), key=lambda c: c.rate, default=None):
+        text += (
+            f"\nA2PR on nine data sets x 5 seeds x 1M updates at the rate of {best.mode}, S={best.seeds}, without "
+            f"evaluations: {TABLE_UPDATES / best.rate / 3600:.1f} hours.\n"
+        )
     print(text)
     if args.out:
         record = {"machine": machine, "matmul_gflop_per_second": products.rate / 1e9, "rows": rows}

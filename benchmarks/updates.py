@@ -2,31 +2,37 @@
 
     python benchmarks/updates.py                                  # about six minutes on two idle cores
     python benchmarks/updates.py --agents ddpg beer --seeds 1 4   # fewer columns, sooner
+    python benchmarks/updates.py --peers sbx --seeds 1 2 4          # beside sbx-rl (extra bench)
     python benchmarks/updates.py --device cuda --seeds 1 4 10 32 100 --out updates.md
 
 Everybody learns from a full replay memory of random transitions (observations 67, actions 21, batch 256,
 networks 256x256: humanoid-stand's sizes and the BEER paper's networks). A round gives every contestant one
 turn of some updates, so that a disturbance of the machine meets all alike; a figure is the median of its
 turns. The unit is seed-updates a second: one update of S stacked seeds counts S. Beside it stand the
-floating point operations that the mathematics asks for, and the share of the rate that plain float32
-matrix products reach in the same rounds.
+floating point operations that the mathematics asks for, the share of the rate that plain float32 matrix
+products reach in the same rounds, and how much of an update's time its very products would take if each came
+from the library that is fastest at it ("of best products").
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Hashable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import peers
 import stable_baselines3
 import torch
 from stable_baselines3.common.logger import configure
@@ -36,12 +42,15 @@ from rlreg.agent import BatchAgent
 from rlreg.buffers import Replay
 from rlreg.compilation import prepare
 from rlreg.compile_costs import time_eager
-from rlreg.product_choice import ProductChoice
+from rlreg.product_choice import SETTINGS, ProductChoice
+from rlreg.products import WAYS
 from rlreg.regularizers import BEER, Regularizer
 from rlreg.run_folder import provenance
 
 OBS, ACT, BATCH, HIDDEN = 67, 21, 256, (256, 256)
 ROWS = 10_000
+SBX_AT_ONCE = 24
+"""Gradient steps a call of sbx-rl's, in its faster way."""
 DDPG = {"num_critics": 1, "policy_delay": 1, "target_noise": 0.0}
 AGENTS: dict[str, tuple[dict[str, Any], Callable[[], Regularizer]]] = {
     "ddpg": (DDPG, Regularizer),
@@ -53,27 +62,59 @@ PLAIN = {"beer": "ddpg", "beer_td3": "td3"}
 """What a regularised agent is without its regulariser."""
 
 
-def flops(agent: str) -> float:
-    """Floating point operations of one seed's update, matrix products only, actor updates spread over the delay.
+class Products(Counter[tuple[int, int, int]]):
+    """How often an update takes a product of (m, k) by (k, n), by (m, k, n); every other update counts half."""
 
-    Through a layer of n inputs and m outputs a batch of B costs 2 B n m, as do the gradient of its weights and
-    the gradient of its inputs. Critic: the targets' actor and critics forward; the online critics forward, all
-    weight gradients, input gradients but of the first layer; BEER as released also the online actor and the
-    online critics' features at s'. Actor: actor and first critic forward, the critic's input gradients down to
-    the action, the actor's gradients.
+    def forward(self, sizes: Sequence[int], times: float = 1.0) -> None:
+        """Through layers of so many inputs and outputs."""
+        for n, m in pairwise(sizes):
+            self[BATCH, n, m] += times
+
+    def inputs(self, sizes: Sequence[int], times: float = 1.0) -> None:
+        """Gradients of the layers' inputs."""
+        for n, m in pairwise(sizes):
+            self[BATCH, m, n] += times
+
+    def weights(self, sizes: Sequence[int], times: float = 1.0) -> None:
+        """Gradients of the layers' weights."""
+        for n, m in pairwise(sizes):
+            self[n, BATCH, m] += times
+
+    @property
+    def flops(self) -> float:
+        """Floating point operations."""
+        return sum(2 * m * k * n * times for (m, k, n), times in self.items())
+
+
+def products_of(agent: str) -> Products:
+    """The matrix products of one seed's update, actor updates spread over the delay.
+
+    Critic: the targets' actor and critics forward; the online critics forward, all weight gradients, input gradients
+    but of the first layer; BEER as released also the online actor and the online critics' features at s'. Actor: actor
+    and first critic forward, the critic's input gradients down to the action, the actor's gradients.
     """
     config = TD3Config(**AGENTS[agent][0])
-
-    def layers(*sizes: int) -> list[int]:
-        return [2 * BATCH * n * m for n, m in pairwise(sizes)]
-
-    actor, critic = layers(OBS, *HIDDEN, ACT), layers(OBS + ACT, *HIDDEN, 1)
-    to_action = 2 * BATCH * ACT * HIDDEN[0]
-    critic_step = sum(actor) + config.num_critics * (3 * sum(critic) + sum(critic[1:]))
-    actor_step = 2 * sum(actor) + sum(actor[1:]) + sum(critic) + sum(critic[1:]) + to_action
+    actor, critic = (OBS, *HIDDEN, ACT), (OBS + ACT, *HIDDEN, 1)
+    found = Products()
+    found.forward(actor)
+    found.forward(critic, 2 * config.num_critics)
+    found.weights(critic, config.num_critics)
+    found.inputs(critic[1:], config.num_critics)
     if agent in PLAIN:
-        critic_step += sum(actor) + config.num_critics * sum(critic[:-1])
-    return critic_step + actor_step / config.policy_delay
+        found.forward(actor)
+        found.forward(critic[:-1], config.num_critics)
+    share = 1 / config.policy_delay
+    for sizes in (actor, critic):
+        found.forward(sizes, share)
+        found.inputs(sizes[1:], share)
+    found.weights(actor, share)
+    found.inputs((ACT, HIDDEN[0]), share)
+    return found
+
+
+def flops(agent: str) -> float:
+    """Floating point operations of one seed's update, matrix products only."""
+    return products_of(agent).flops
 
 
 @dataclass
@@ -84,6 +125,8 @@ class Contestant:
     mode: str
     turn: Callable[[int], None]
     seeds: int = 1
+    at_once: int = 1
+    """Updates a call: a turn is a multiple of it."""
     compile_seconds: float | None = None
     """Time of the first updates, compilation included."""
     seconds: list[float] = field(default_factory=list)
@@ -95,13 +138,15 @@ class Contestant:
         return self.seeds / statistics.median(self.seconds)
 
 
+class Space(gym.Env):
+    """An environment that is not stepped."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (OBS,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (ACT,), np.float32)
+
+
 def sb3(agent: str, device: str) -> Contestant:
     """Stable-Baselines3's DDPG or TD3: `train` on a full buffer."""
-
-    class Space(gym.Env):
-        observation_space = gym.spaces.Box(-np.inf, np.inf, (OBS,), np.float32)
-        action_space = gym.spaces.Box(-1.0, 1.0, (ACT,), np.float32)
-
     algorithm = {"ddpg": stable_baselines3.DDPG, "td3": stable_baselines3.TD3}[agent]
     model = algorithm(
         "MlpPolicy", Space(), learning_rate=3e-4, batch_size=BATCH, buffer_size=ROWS,
@@ -113,6 +158,14 @@ def sb3(agent: str, device: str) -> Contestant:
         array[:] = rng.uniform(-1.0, 1.0, array.shape)
     buffer.full = True
     return Contestant(agent, "SB3", lambda n: model.train(n, BATCH))
+
+
+def sbx(agent: str, at_once: int) -> Contestant:
+    """sbx-rl's DDPG or TD3: `train` on a full buffer, `at_once` updates a call."""
+    start = time.perf_counter()
+    turn = peers.sbx(agent, Space(), HIDDEN, BATCH, ROWS, at_once)
+    seconds = time.perf_counter() - start
+    return Contestant(agent, f"SBX, {at_once} a call", turn, at_once=at_once, compile_seconds=seconds)
 
 
 def ours(
@@ -187,15 +240,58 @@ class MatrixProducts:
         return max(statistics.median(rates) for rates in self.rates.values())
 
 
-def race(contestants: list[Contestant], products: MatrixProducts, rounds: int, updates: int, device: str) -> None:
+class LayerProducts:
+    """How fast any library takes the very products of an update: torch's own, oneDNN's, and XLA's where it runs."""
+
+    def __init__(self, shapes: Iterable[tuple[int, int, int]], xla: bool) -> None:
+        self.seconds: dict[tuple[int, int, int], dict[str, list[float]]] = {}
+        self.turns: dict[tuple[int, int, int], dict[str, Callable[[], Any]]] = {}
+        others = peers.products(list(shapes)) if xla else {}
+        for shape in shapes:
+            m, k, n = shape
+            a, b = torch.randn(m, k), torch.randn(k, n)
+            self.turns[shape] = {name: partial(WAYS[name], a, b, None, False) for name in ("plain", "onednn")}
+            if xla:
+                self.turns[shape]["XLA"] = others[shape]
+            self.seconds[shape] = {name: [] for name in self.turns[shape]}
+
+    def turn(self) -> None:
+        for shape, turns in self.turns.items():
+            repeats = max(3, 2**25 // math.prod(shape))
+            for name, work in turns.items():
+                work()
+                start = time.perf_counter()
+                for _ in range(repeats):
+                    work()
+                self.seconds[shape][name].append((time.perf_counter() - start) / repeats)
+
+    def least_seconds(self, counted: Products) -> float:
+        """An update's products, each by whoever is the fastest at it, by medians."""
+        return sum(
+            times * min(statistics.median(seconds) for seconds in self.seconds[shape].values())
+            for shape, times in counted.items()
+        )
+
+
+def race(
+    contestants: list[Contestant],
+    products: MatrixProducts,
+    rounds: int,
+    updates: int,
+    device: str,
+    layers: LayerProducts | None = None,
+) -> None:
     """`rounds` rounds of `updates` updates a turn (fewer where they hold many seeds)."""
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     for _ in range(rounds):
         products.turn(synchronize)
+        if layers is not None:
+            layers.turn()
         for c in contestants:
             n = max(4, updates // c.seeds if device == "cpu" else updates)
+            n += -n % c.at_once
             n += n % 2  # as many updates with the actor's as without, under a policy delay of 2
-            c.turn(2)
+            c.turn(2 * c.at_once)
             synchronize()
             start = time.perf_counter()
             c.turn(n)
@@ -203,15 +299,22 @@ def race(contestants: list[Contestant], products: MatrixProducts, rounds: int, u
             c.seconds.append((time.perf_counter() - start) / n)
 
 
-def figures(contestants: list[Contestant], products: MatrixProducts) -> list[dict[str, Any]]:
+def figures(
+    contestants: list[Contestant], products: MatrixProducts, layers: LayerProducts | None = None
+) -> list[dict[str, Any]]:
     """A row a contestant."""
     rates = {(c.agent, c.mode, c.seeds): c.rate for c in contestants}
+    sbx: dict[str, list[float]] = defaultdict(list)
+    for c in contestants:
+        if c.mode.startswith("SBX"):
+            sbx[c.agent].append(c.rate)
     rows = []
     for c in contestants:
         plain = PLAIN.get(c.agent, c.agent)
         without = rates.get((plain, c.mode, c.seeds)) if c.agent in PLAIN else None
         single = rates.get((c.agent, c.mode, 1))
         achieved = c.rate * flops(c.agent)
+        least = layers.least_seconds(products_of(c.agent)) if layers is not None else None
         rows.append(
             {
                 "agent": c.agent,
@@ -221,11 +324,13 @@ def figures(contestants: list[Contestant], products: MatrixProducts) -> list[dic
                 "seed_updates_per_second": c.rate,
                 "best_round": c.seeds / min(c.seconds),
                 "times_sb3": c.rate / rates[plain, "SB3", 1],
+                "times_sbx": c.rate / max(sbx[plain]) if sbx.get(plain) else None,
                 "times_one_seed": c.rate / single if single else None,
                 "cost_over_plain": without / c.rate - 1 if without else None,
                 "mflop": flops(c.agent) / 1e6,
                 "gflop_per_second": achieved / 1e9,
                 "of_matmul_rate": achieved / products.rate,
+                "of_best_products": least * c.rate if least else None,
                 "compile_seconds": c.compile_seconds,
             }
         )
@@ -240,12 +345,15 @@ COLUMNS = {
     "seed_updates_per_second": ("seed-updates/s", "{:.0f}"),
     "best_round": ("best round", "{:.0f}"),
     "times_sb3": ("x SB3", "{:.2f}"),
+    "times_sbx": ("x SBX's best", "{:.2f}"),
+    "times_jax": ("x jax", "{:.2f}"),
     "times_plain": ("x plain", "{:.2f}"),
     "times_one_seed": ("x S=1", "{:.2f}"),
     "cost_over_plain": ("cost over plain", "{:+.0%}"),
     "mflop": ("MFLOP a seed", "{:.0f}"),
     "gflop_per_second": ("GFLOP/s", "{:.0f}"),
     "of_matmul_rate": ("of matmul rate", "{:.2f}"),
+    "of_best_products": ("of best products", "{:.2f}"),
     "compile_seconds": ("first call, s", "{:.0f}"),
 }
 """Key of a row: the heading, and the format."""
@@ -271,10 +379,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--updates", type=int, default=24, help="updates a turn, shared among S on the CPU")
     parser.add_argument("--no-bfloat16", dest="bfloat16", action="store_false")
+    parser.add_argument("--products", nargs="+", choices=SETTINGS, default=["auto"], help="of our compiled ones")
+    parser.add_argument("--peers", nargs="+", choices=("sbx",), default=[], help="who else runs (extra bench)")
     parser.add_argument("--out", type=Path, help="also write to this file: .md or .json")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device is available")
+    if args.peers:
+        peers.modules("sbx", args.threads)
     if args.threads:
         torch.set_num_threads(args.threads)
     seeds = args.seeds or ([1, 2, 4, 8] if args.device == "cpu" else [1, 4, 10, 32, 100])
@@ -283,16 +395,20 @@ def main() -> None:
     fast = "compile" if args.device == "cpu" else "graph"
     eager_seeds = sorted({seeds[0], seeds[-1]}) if args.device == "cpu" else seeds
     contestants = [sb3(name, args.device) for name in ("ddpg", "td3")]
+    if args.peers:
+        contestants += [sbx(name, at_once) for name in ("ddpg", "td3") for at_once in (1, SBX_AT_ONCE)]
     for agent in args.agents:
         contestants += [ours(agent, s, "eager", args.device) for s in eager_seeds]
-        contestants += [ours(agent, s, fast, args.device) for s in seeds]
+        contestants += [ours(agent, s, fast, args.device, products=p) for s in seeds for p in args.products]
     if args.bfloat16:
         contestants += [ours("ddpg", s, fast, args.device, "bfloat16") for s in (seeds[0], seeds[-1])]
 
-    products = MatrixProducts(args.device)
+    products, layers = MatrixProducts(args.device), None
+    if args.device == "cpu":
+        layers = LayerProducts({shape for agent in AGENTS for shape in products_of(agent)}, bool(args.peers))
     load = os.getloadavg()[0]
-    race(contestants, products, args.rounds, args.updates, args.device)
-    rows, machine = figures(contestants, products), provenance()
+    race(contestants, products, args.rounds, args.updates, args.device, layers)
+    rows, machine = figures(contestants, products, layers), provenance()
     device = machine["gpu"] if args.device == "cuda" else f"{machine['cpu']}, {machine['threads']} threads"
     text = (
         f"{device}; {machine['cores']} cores, load average {load:.1f} before and {os.getloadavg()[0]:.1f} after; "
