@@ -1,7 +1,7 @@
 """Updates of what a user could run instead, on XLA: sbx-rl's DDPG and TD3, and TD3+BC and IQL written anew in jax.
 
-All of it needs the extra `bench`. The two offline learners are the papers' in the way JAX code is commonly written:
-parameters as trees, a jitted loop of several updates a call that draws its batches on the device.
+All of it needs the extra `bench`, but for a whole run of SB3's. The two offline learners are the papers' in the way JAX
+code is commonly written: parameters as trees, a jitted loop of several updates a call that draws its batches itself.
 """
 
 from __future__ import annotations
@@ -216,3 +216,27 @@ def products(shapes: list[tuple[int, int, int]]) -> dict[tuple[int, int, int], C
         made[m, k, n] = lambda a=a, b=b: product(a, b).block_until_ready()
         made[m, k, n]()
     return made
+
+
+def whole_run(peer: str, env_name: str, steps: int) -> None:
+    """Stable-Baselines3's or sbx-rl's TD3 in worlds of ours, from the first step to the last."""
+    import gymnasium as gym
+    import torch
+
+    import envs  # noqa: F401 (makes its Gymnasium ids known)
+
+    threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    if peer == "sbx":
+        _, _, package = modules("sbx", threads or None)
+    else:
+        import stable_baselines3 as package
+
+        torch.set_num_threads(threads or torch.get_num_threads())
+    id = f"rlreg/{env_name.removeprefix('dmc/')}-v0" if env_name.startswith("dmc/") else env_name.removeprefix("gym/")
+    settings = {"learning_rate": 3e-4, "batch_size": 256, "learning_starts": 1000, "train_freq": 1, "gradient_steps": 1}
+    model = package.TD3("MlpPolicy", gym.make(id), policy_kwargs={"net_arch": [256, 256]}, **settings)
+    model.learn(steps)
+
+
+if __name__ == "__main__":
+    whole_run(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -125,12 +125,12 @@ class Contestant:
     mode: str
     turn: Callable[[int], None]
     seeds: int = 1
-    at_once: int = 1
-    """Updates a call: a turn is a multiple of it."""
     compile_seconds: float | None = None
     """Time of the first updates, compilation included."""
     seconds: list[float] = field(default_factory=list)
     """An update's time (of all seeds together), one figure a round."""
+    at_once: int = 1
+    """Updates a call: a turn is a multiple of it."""
 
     @property
     def rate(self) -> float:

@@ -108,7 +108,7 @@ def has_onednn(x: Tensor) -> bool:
 
 # An operator of our own, which Inductor calls as it is. Its lowering of oneDNN's takes constant weights only. By
 # `Library.impl` it costs 2 us a call, by `torch.library.custom_op` 10 (Intel Xeon).
-_library = torch.library.Library("rlreg", "DEF")
+_library = torch.library.Library("rlreg", "FRAGMENT")
 _library.define("onednn_product(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor")
 
 

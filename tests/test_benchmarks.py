@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -130,6 +132,88 @@ def test_tricks_for_speed_are_raced_and_compute_what_the_plain_way_does(monkeypa
     torch.testing.assert_close(products.transposed(x, weight, bias), products.plain(x, weight, bias))
     mask, bad = torch.tensor([True, False])[:, None], torch.tensor([[1.0, -0.0], [torch.nan, torch.inf]])
     assert tricks.optim._where(mask, bad).tolist() == [[1.0, -0.0], [0.0, 0.0]]
+
+
+def test_an_updates_products_are_counted_one_by_one(monkeypatch) -> None:
+    """DDPG's, by hand: layers of 67 x 256 x 256 x 21 and of 88 x 256 x 256 x 1, batch 256."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import updates
+
+    counted = updates.products_of("ddpg")
+    # Forward: actor as target and to learn; critic as target, online, and for the actor.
+    assert counted[256, 67, 256] == 2 and counted[256, 88, 256] == 3
+    # The same and a weight's gradient; of 21 columns also the gradient that goes down to the action.
+    assert counted[256, 256, 21] == 2 + 1 + 1 and counted[256, 256, 1] == 3 + 1
+    # Forward; inputs' gradients, in the critic's and twice in the actor's step; two weights'.
+    assert counted[256, 256, 256] == 5 + 3 + 2
+    assert counted[67, 256, 256] == 1 and counted[88, 256, 256] == 1
+    assert counted[256, 21, 256] == 1 and counted[256, 1, 256] == 2
+    assert sum(counted.values()) == 2 * 3 + 3 * 3 + (3 + 3) + (2 + 2 + 2) + 1
+    layers = updates.LayerProducts([(4, 3, 2), (2, 2, 2)], xla=False)
+    layers.seconds = {(4, 3, 2): {"plain": [3.0, 1.0, 9.0], "onednn": [2.0, 2.0, 2.0]}, (2, 2, 2): {"plain": [0.5]}}
+    assert layers.least_seconds(updates.Products({(4, 3, 2): 2, (2, 2, 2): 0.5})) == 4.25
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is not None, reason="jax is installed")
+@pytest.mark.parametrize("script", [("updates", "sbx"), ("offline", "jax_corl"), ("end_to_end", "sbx")])
+def test_a_peer_that_is_not_installed_is_one_line(script) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script[0]}.py"), "--peers", script[1]]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1
+    expected = f"--peers {script[1]} needs jax, which is not installed: pip install -c constraints.txt -e \".[bench]\""
+    assert done.stderr.strip() == expected
+
+
+@pytest.mark.parametrize("name", ["td3_bc", "iql"])
+def test_the_peers_in_jax_make_our_updates(monkeypatch, name) -> None:
+    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import offline
+    import peers
+
+    kind, config = offline.LEARNERS[name]
+    settings = {"target_noise": 0.0} if name == "td3_bc" else {"schedule_steps": 10**9}
+    ours = kind(config(**settings), Regularizer(), OBS, ACT, [3])
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape: jax.numpy.zeros(shape))
+    init, update = getattr(peers, name)(jax, optax, OBS, ACT)
+
+    def layers(params: dict[str, torch.Tensor], *index: int) -> list[tuple]:
+        parts = ((params[f"{k}.weight"][(0, *index)], params[f"{k}.bias"][(0, *index)][0]) for k in range(3))
+        return [tuple(jax.numpy.asarray(part.numpy().copy()) for part in layer) for layer in parts]
+
+    def critics(params: dict[str, torch.Tensor]) -> list[list[tuple]]:
+        return [layers(params, e) for e in range(2)]
+
+    state, adam = init(jax.random.PRNGKey(0)), optax.adam(3e-4)
+    nets = {"actor": layers(ours.actor_params), "q": critics(ours.critic_params)}
+    if name == "iql":
+        nets = {"actor": {"mean": nets["actor"], "log_std": jax.numpy.zeros(ACT)}, "q": nets["q"]}
+        nets["v"] = layers(ours.value_params)
+        state = {"nets": nets, "target": critics(ours.critic_target)}
+    else:
+        state = {"nets": nets, "targets": {"actor": layers(ours.actor_target), "q": critics(ours.critic_target)}}
+    state["optimizers"] = {part: adam.init(params) for part, params in nets.items()}
+    rng = Rng([3])
+    for number in range(1, 5):
+        obs, next_obs = (rng.normal(stream, number, (BATCH, OBS)) for stream in ("obs", "next_obs"))
+        action, reward = torch.tanh(rng.normal("action", number, (BATCH, ACT))), rng.normal("reward", number, (BATCH,))
+        terminated = (rng.uniform("terminated", number, (BATCH,)) < 0.2).float()
+        batch = Batch(obs, action, reward, next_obs, terminated)
+        ours.update(batch, torch.tensor(number), *ours.variant(number))
+        columns = tuple(jax.numpy.asarray(field[0].numpy()) for field in (obs, action, reward, next_obs, terminated))
+        state = update(state, columns, jax.random.PRNGKey(number), number)
+    # What the networks give, since Adam's first steps turn the rounding of a gradient near 0 into a step's length.
+    theirs, target = state["nets"], state["target"] if name == "iql" else state["targets"]["q"]
+    actor = theirs["actor"]["mean"] if name == "iql" else theirs["actor"]
+    obs, action = columns[0], columns[1]
+    pairs = [(jax.numpy.tanh(peers.apply(jax, actor, obs)), ours.actor(ours.actor_params, batch.obs)[0])]
+    for params, our_params in ((theirs["q"], ours.critic_params), (target, ours.critic_target)):
+        our_q = ours.critic(our_params, batch.obs, batch.action)[0]
+        pairs += [(peers.apply(jax, q, obs, action)[:, 0], our_q[e]) for e, q in enumerate(params)]
+    if name == "iql":
+        pairs.append((peers.apply(jax, theirs["v"], obs)[:, 0], ours.value(ours.value_params, batch.obs)[0]))
+    for found, expected in pairs:
+        torch.testing.assert_close(torch.tensor(found.tolist()), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
