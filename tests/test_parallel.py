@@ -20,6 +20,7 @@ from rlreg.regularizers import BEER, DR3, InFeR, Regularizer
 
 SMALL = [*TINY, "scale=parallel", "env=dmc/reacher-easy", "env.action_repeat=20", "train.num_envs=8", "eval.every=160"]
 SMALL += ["train.total_steps=800", "train.warmup_steps=80", "train.log_every=160", "train.checkpoint_every=160"]
+SMALL += ["train.updates_per_iteration=2"]
 
 
 def test_running_normalisation_is_that_of_all_states_at_once() -> None:
