@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,12 +21,13 @@ from torch import Tensor
 from agents.ppo import PPO, PPOConfig
 from rlreg import checks
 from rlreg.agent import AgentConfig, CurriculumAgent
+from rlreg.compilation import Function
 from rlreg.errors import require
 from rlreg.level_buffer import LevelBufferConfig, ScoredLevels, Scores, draw, episode_scores
 from rlreg.level_space import Field, LevelSpace
 from rlreg.regularizers import Metrics, Regularizer
 from rlreg.rng import Rng
-from rlreg.rollouts import Rollout, play
+from rlreg.rollouts import Rollout, play, play_steps
 from rlreg.training.curriculum import CurriculumTraining
 from rlreg.training.episodes import EpisodeWindow
 
@@ -81,6 +82,8 @@ class Curriculum(CurriculumAgent):
         self.student = PPO(config.student, regularizer, observation, num_actions, seeds, device)
         self.seeds, self.device, self.alive = self.student.seeds, self.student.device, self.student.alive
         self.rng = Rng(seeds, device)
+        self.play_program: Function | None = None
+        """`rlreg.rollouts.play_steps` compiled, if it is."""
 
     def setup(self, space: LevelSpace, num_updates: int) -> None:
         """Take up the levels of `space`, for a run of `num_updates` updates of the student."""
@@ -126,7 +129,8 @@ class Curriculum(CurriculumAgent):
         if repeat := schedule.dim() == 2:
             schedule = schedule.unsqueeze(1).expand(-1, self.length, -1)
         self.env_steps += self.length * self.num_envs
-        return play(self.student, self.worlds, maps, schedule, self.rng, stream, self.cycles, repeat)
+        named = self.rng, stream, self.cycles
+        return play(self.student, self.worlds, maps, schedule, *named, repeat, program=self.play_program)
 
     def play_each(self, levels: Tensor, stream: str) -> Rollout:
         """A rollout in new levels (S, N, *level), one per world."""
@@ -169,6 +173,16 @@ class Curriculum(CurriculumAgent):
     def eta(self) -> float:
         """The secondary term's share: j / J in cycle j = 0 .. J - 1 of a run with as many as DRED's, one an update."""
         return min(1.0, self.cycles / self.num_cycles)
+
+    def compile(self, program: Callable[[Function], Function]) -> None:
+        self.play_program = program(play_steps)
+        self.student.compile(program)
+
+    def practise(self) -> None:
+        levels = self.space.dataset[:1].expand(len(self.seeds), 1, *self.space.level_shape)
+        schedule = torch.zeros(len(self.seeds), self.length, self.num_envs, dtype=torch.int64, device=self.device)
+        named = self.rng, "practice", 0
+        self.student.update(play(self.student, self.worlds, levels, schedule, *named, program=self.play_program))
 
     # ----------------------------------------------------------------- state
 

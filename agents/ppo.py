@@ -7,7 +7,7 @@ Shapes: S seeds, T steps of a rollout, N worlds for each seed, H trunk features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from rlreg import checks
-from rlreg.level_space import Field, with_time
+from rlreg.compilation import Function
+from rlreg.level_space import Field
+from rlreg.lstm import LSTMState
 from rlreg.networks import Params
 from rlreg.objectives import clipped_policy_loss, clipped_value_loss, gae, sampled_category, standardized
 from rlreg.optim import Adam, clip_by_norm, gradients
-from rlreg.recurrent import LSTMState, RecurrentActorCritic
+from rlreg.recurrent import RecurrentActorCritic
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
 from rlreg.rng import Rng
 from rlreg.rollouts import PolicyOutput, Rollout
@@ -113,8 +115,8 @@ class PPO:
 
         True in `start` clears the memory.
         """
-        trunk, state = self.network.trunk(self.params, with_time(obs), start.unsqueeze(1), state)
-        trunk = trunk.squeeze(1)
+        state = self.network.trunk_step(self.params, obs, start, state)
+        trunk = state.hidden
         log_probs = torch.log_softmax(self.network.logits(self.params, trunk), dim=-1)
         action = sampled_category(log_probs, uniform)
         log_prob = log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
@@ -137,9 +139,14 @@ class PPO:
         advantage = standardized(advantage).flatten(1)
         for _ in range(self.config.epochs):
             grads, losses, metrics = gradients(self.loss, self.params, rollout, advantage, target)
-            grads, norm = clip_by_norm(grads, self.config.max_grad_norm)
-            self.optimizer.step(self.params, grads, losses, self.alive)
+            norm = self.descend(grads, losses)
         return metrics | {"train/grad_norm": norm}
+
+    def descend(self, grads: Params, losses: Tensor) -> Tensor:
+        """One step of Adam, by gradients scaled down to a norm of at most `max_grad_norm`; norms (S,) before that."""
+        grads, norm = clip_by_norm(grads, self.config.max_grad_norm)
+        self.optimizer.step(self.params, grads, losses, self.alive)
+        return norm
 
     def loss(self, params: Params, rollout: Rollout, advantage: Tensor, target: Tensor) -> tuple[Tensor, Metrics]:
         """Clipped policy loss + c_V clipped value loss - c_H entropy + the critic's regulariser: (S,).
@@ -192,6 +199,10 @@ class PPO:
             terminated=rollout.ended.flatten(1).to(out.value.dtype),
             discount=self.config.discount,
         )
+
+    def compile(self, program: Callable[[Function], Function]) -> None:
+        """Have `program` make faster what an epoch computes; the loss's gradient then comes from its program too."""
+        self.loss, self.descend = program(self.loss), program(self.descend)
 
     # ----------------------------------------------------------------- state
 

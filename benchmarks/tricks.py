@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rlreg import networks, optim, products
-from rlreg.recurrent import LSTM
+from rlreg.lstm import LSTM
 from rlreg.rng import Rng
 
 Pair = tuple[Callable[[], object], Callable[[], object]]

@@ -24,6 +24,7 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from rlreg.buffers import Batch, DatasetBuffer
+from rlreg.compilation import Function
 from rlreg.config import TrainConfig
 from rlreg.errors import UserError
 from rlreg.regularizers import CriticFeatures, Metrics, Regularizer
@@ -215,6 +216,17 @@ class CurriculumAgent(Agent):
     @abstractmethod
     def cycle(self) -> Metrics | None:
         """One cycle; the student's metrics (S,), or None if it made no gradient step."""
+
+    @abstractmethod
+    def compile(self, program: Callable[[Function], Function]) -> None:
+        """Have `program` make faster what plays and learns: it compiles functions of tensors of fixed shapes."""
+
+    @abstractmethod
+    def practise(self) -> None:
+        """A rollout on a training level and an update by it, beside the run: to compile and time the programs.
+
+        What it changes is in `state`, which who calls puts back.
+        """
 
     def distribution(self) -> Tensor | None:
         """P over stored levels now, (S, K), the dataset's first; None where levels are not drawn from storage."""

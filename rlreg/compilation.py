@@ -17,7 +17,8 @@ MODES = ("auto", "compile", "graph", "eager")
 WORTHWHILE_UPDATES = 20_000
 """On a GPU `auto` compiles only runs of more updates. On the CPU it goes by measured costs: `rlreg.compile_costs`."""
 
-Update = Callable[..., Any]
+Function = Callable[..., Any]
+Update = Function
 
 
 def check_mode(mode: str, device: torch.device) -> None:
@@ -53,19 +54,28 @@ def prepare(
         mode = "eager" if not worthwhile else "compile" if device.type == "cpu" else "graph"
     if mode == "eager":
         return _several(update, per_call)
+    program = compiled_or_eager(update, strict, device)
+    program = _several(watch(program) if watch else program, per_call)
+    return CudaGraph(program) if mode == "graph" else program
+
+
+def compiled_or_eager(function: Function, strict: bool, device: torch.device | str = "cpu") -> Function:
+    """`compiled`, or where the compiler fails the function itself with one warning; `UserError` instead if `strict`."""
+    return _Compiled(compiled(function, device), None if strict else function)
+
+
+def compiled(function: Function, device: torch.device | str = "cpu") -> Function:
+    """`function` by `torch.compile`, in one piece and for the shapes that it is called with."""
     products.tell_compiler()
     # Unguarded are module constants and library functions, which stay as they are while a run lasts; checking
-    # hundreds of them would cost 2-4 % of an update. Whatever hangs on `update` itself stays guarded.
+    # hundreds of them would cost 2-4 % of an update. Whatever hangs on `function` itself stays guarded.
     skip = getattr(torch.compiler, "skip_guard_on_globals_unsafe", None)  # torch 2.8
     options = {"guard_filter_fn": skip} if skip else {}
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         # Inductor would fold the random generator's products into the arithmetic of indices, which is of 32 bits there:
         # its multipliers are larger, and Triton refuses them.
         options["constant_and_index_propagation"] = False
-    compiled = torch.compile(update, fullgraph=True, dynamic=False, options=options or None)
-    program: Update = _Compiled(compiled, None if strict else update)
-    program = _several(watch(program) if watch else program, per_call)
-    return CudaGraph(program) if mode == "graph" else program
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options or None)
 
 
 def _several(update: Update, per_call: int) -> Update:

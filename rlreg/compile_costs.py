@@ -7,9 +7,11 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from rlreg.agent import BatchAgent
 from rlreg.checkpoint import flatten
 from rlreg.files import write_atomic
 from rlreg.machine import cache_folder
+from rlreg.regularizers import Regularizer
 
 LEAST_UPDATES = 1000
 """Shorter runs stay eager without a measurement: no update measured saves the 30 ms that compiling would have to."""
@@ -74,14 +77,23 @@ class Costs:
         )
 
 
+class Learner(Protocol):
+    """What costs are of: a `BatchAgent`, or the student of a curriculum."""
+
+    config: Any
+    regularizer: Regularizer
+
+    def state(self) -> dict[str, Any]: ...
+
+
 class CostBook:
-    """The costs of an agent's update on this machine, in a file beside the compiled programs.
+    """The costs of a learner's update on this machine, in a file beside the compiled programs.
 
     If Inductor's cache is deleted, what is known of it goes with it. A file that cannot be read or written costs the
     knowledge and nothing else.
     """
 
-    def __init__(self, agent: BatchAgent) -> None:
+    def __init__(self, agent: Learner) -> None:
         self.path = cache_folder() / f"rlreg-{_key(agent)}.json"
 
     def read(self) -> Costs:
@@ -108,7 +120,7 @@ class CostBook:
         return known
 
 
-def _key(agent: BatchAgent) -> str:
+def _key(agent: Learner) -> str:
     """The same for updates that cost the same: of one kind and size, on one version of torch and number of threads.
 
     Of the settings sizes and switches count, and numbers such as step sizes do not.
@@ -128,6 +140,13 @@ def _least(known: float | None, new: float | None) -> float | None:
     return min((value for value in (known, new) if value is not None), default=None)
 
 
+def seconds(work: Callable[[], Any]) -> float:
+    """How long `work` takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
 def time_eager(agent: BatchAgent, update: Callable[..., Any], variants: list[tuple[Hashable, ...]]) -> float:
     """Milliseconds of an eager update, the mean over `variants`; the agent is then as it was.
 
@@ -135,18 +154,36 @@ def time_eager(agent: BatchAgent, update: Callable[..., Any], variants: list[tup
     update is a function of the agent's state, the batch and its number, so that one made and taken back leaves no
     trace.
     """
-    live = flatten(agent.state())
-    before = {name: value.clone() for name, value in live.items()}
     number = torch.ones((), dtype=torch.int64, device=agent.device)
     least: dict[Hashable, float] = {}
-    for variant in [*variants, *variants]:
-        started = time.perf_counter()
-        update(number, variant)
-        taken = time.perf_counter() - started
-        least[variant] = min(taken, least.get(variant, taken))
+    with put_back(agent.state()):
+        for variant in [*variants, *variants]:
+            taken = seconds(partial(update, number, variant))
+            least[variant] = min(taken, least.get(variant, taken))
+    return 1000 * statistics.fmean(least[variant] for variant in variants)
+
+
+def choice(earlier: dict[str, Any], num_updates: int, book: CostBook, time_one: Callable[[], float]) -> dict[str, Any]:
+    """Whether `compile=auto` compiles a run of so many updates: `pays`, decided once in a run and then kept with it.
+
+    So a resumed run goes on by the same program: `earlier` is what was decided before, and `time_one` measures an eager
+    update's milliseconds where it is not decided yet.
+    """
+    if earlier.get("updates") == num_updates:
+        return earlier
+    costs = book.note(eager_ms=time_one())
+    print(f"compile=auto: {costs.reason(num_updates)}", flush=True)
+    return {"updates": num_updates, "pays": costs.pays(num_updates)}
+
+
+@contextmanager
+def put_back(state: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever the block makes of the live tensors in `state`, they are then as they were."""
+    live = flatten(state)
+    before = {name: value.clone() for name, value in live.items()}
+    yield
     for name, value in live.items():
         value.copy_(before[name])
-    return 1000 * statistics.fmean(least[variant] for variant in variants)
 
 
 class Watched:

@@ -1,157 +1,23 @@
 """A recurrent trunk with its memory cleared at episode starts, and actor and value heads on it, stacked over seeds.
 
-Shapes: S seeds, T time, N worlds, I inputs, H hidden units. Sequences are (S, T, N, ...).
+Shapes: S seeds, T time, N worlds, H hidden units. Sequences are (S, T, N, ...).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlreg.errors import require
-from rlreg.level_space import Category, Field, Image, Vector
-from rlreg.networks import MLP, Params, linear, named, orthogonal_init, part, uniform_init
+from rlreg.level_space import Category, Field, Image, Vector, with_time
+from rlreg.lstm import LSTM, LSTMState
+from rlreg.networks import MLP, Params, linear, named, part, uniform_init
 from rlreg.rng import Rng
-
-
-class LSTMState(NamedTuple):
-    """What an LSTM remembers."""
-
-    hidden: Tensor
-    """(S, N, H)."""
-    cell: Tensor
-    """(S, N, H)."""
-
-
-class LSTM:
-    """PyTorch's LSTM of one layer, cleared wherever an episode starts. Gates in its order i, f, g, o; two biases."""
-
-    def __init__(self, input_dim: int, hidden_dim: int) -> None:
-        self.input_dim, self.hidden_dim = input_dim, hidden_dim
-
-    def init(self, rng: Rng, name: str) -> Params:
-        """Orthogonal weights (each of the two matrices as a whole) and zero biases."""
-        width = 4 * self.hidden_dim
-        bias = torch.zeros(len(rng.seeds), 1, width, device=rng.seeds.device)
-        return {
-            "input.weight": orthogonal_init(rng, f"{name}/input", self.input_dim, width),
-            "input.bias": bias,
-            "hidden.weight": orthogonal_init(rng, f"{name}/hidden", self.hidden_dim, width),
-            "hidden.bias": bias.clone(),
-        }
-
-    def initial_state(self, num_seeds: int, num_envs: int, device: torch.device | str = "cpu") -> LSTMState:
-        zeros = torch.zeros(num_seeds, num_envs, self.hidden_dim, device=device)
-        return LSTMState(zeros, zeros.clone())
-
-    def __call__(
-        self, params: Mapping[str, Tensor], x: Tensor, start: Tensor, state: LSTMState
-    ) -> tuple[Tensor, LSTMState]:
-        """x (S, T, N, I); `start` (S, T, N) bool, True where x is an episode's first. Returns h (S, T, N, H), state."""
-        bias = params["input.bias"] + params["hidden.bias"]
-        keep = (~start).to(x.dtype).unsqueeze(-1)
-        outputs, *state = _Recurrence.apply(x, params["input.weight"], bias, params["hidden.weight"], keep, *state)
-        return outputs, LSTMState(*state)
-
-
-class _Recurrence(torch.autograd.Function):
-    """An LSTM on a sequence, with its backward pass written out. The final state carries no gradient.
-
-    By hand, since autograd would add up the recurrent weight's gradient step by step, T products of which each
-    touches the whole matrix; here that is one product over all steps. And since to a CPU fresh memory is dearer than
-    the arithmetic done in it: the gates of all steps lie in one tensor, which changes in place, and the backward pass
-    prepares as many steps at once as fit into the cache. Worth (benchmarks/tricks.py): 1.5x torch's `LSTMCell`, cleared
-    step by step, on an Intel Xeon with AVX-512.
-    Shapes: x (S, T, N, I), weights (S, I, 4H) and (S, H, 4H), bias (S, 1, 4H), keep (S, T, N, 1).
-    """
-
-    CHUNK = 16
-    """Steps that the backward pass prepares at once."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        x: Tensor,
-        input_weight: Tensor,
-        bias: Tensor,
-        weight: Tensor,
-        keep: Tensor,
-        hidden: Tensor,
-        cell: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        num_seeds, length, num_envs, _ = x.shape
-        size = weight.shape[1]
-        gates = linear(x.flatten(1, 2), input_weight, bias).view(num_seeds, length, num_envs, 4 * size)
-        # Of all steps, with the state before the first in front.
-        hiddens, cells = (gates.new_empty(num_seeds, length + 1, num_envs, size) for _ in range(2))
-        hiddens[:, 0], cells[:, 0] = hidden, cell
-        steps = (gates, *gates.split([2 * size, size, size], dim=-1), keep, cells[:, 1:], hiddens[:, 1:])
-        for total, i_and_f, g, o, kept, new_cell, new_hidden in zip(*(s.unbind(1) for s in steps), strict=True):
-            _add_product(total, hidden * kept, weight)
-            i, f = i_and_f.sigmoid_().chunk(2, dim=-1)
-            cell = torch.mul(f, cell * kept, out=new_cell).addcmul_(i, g.tanh_())
-            hidden = torch.mul(o.sigmoid_(), torch.tanh(cell), out=new_hidden)
-        ctx.save_for_backward(x, input_weight, weight, keep, gates, hiddens, cells)
-        final = hidden.clone(), cell.clone()
-        ctx.mark_non_differentiable(*final)
-        return hiddens[:, 1:], *final
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad_outputs: Tensor, *_: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        x, input_weight, weight, keep, gates, hiddens, cells = ctx.saved_tensors
-        weight_transposed = weight.mT.contiguous()
-        grad_gates = torch.empty_like(gates)
-        grad_hidden, grad_cell = torch.zeros_like(cells[:, 0]), torch.zeros_like(cells[:, 0])
-        for first in reversed(range(0, x.shape[1], _Recurrence.CHUNK)):
-            chunk = slice(first, first + _Recurrence.CHUNK)
-            i, f, g, o = gates[:, chunk].chunk(4, dim=-1)
-            kept, tanh_cells = keep[:, chunk], torch.tanh(cells[:, 1:][:, chunk])
-            # What the chain rule has beside the gradients of a step's hidden state and cell.
-            cell_of_hidden, cell_of_before = o * (1 - tanh_cells.square()), f * kept
-            slopes = [
-                g * i * (1 - i),
-                cells[:, :-1][:, chunk] * cell_of_before * (1 - f),
-                i * (1 - g.square()),
-                tanh_cells * o * (1 - o),
-            ]
-            grads = torch.cat(slopes, dim=-1, out=grad_gates[:, chunk]).unflatten(-1, (4, -1))
-            for t in reversed(range(grads.shape[1])):
-                grad_hidden = grad_hidden + grad_outputs[:, first + t]
-                grad_cell = torch.addcmul(grad_cell, grad_hidden, cell_of_hidden[:, t])
-                now = grads[:, t]
-                now[..., :3, :].mul_(grad_cell.unsqueeze(-2))  # i, f, g
-                now[..., 3, :].mul_(grad_hidden)  # o
-                grad_hidden = _product(now.flatten(-2), weight_transposed) * kept[:, t]
-                grad_cell = grad_cell * cell_of_before[:, t]
-        before = (hiddens[:, :-1] * keep).flatten(1, 2)
-        rows = grad_gates.flatten(1, 2)
-        return (
-            _product(rows, input_weight.mT).view_as(x),
-            _product(x.flatten(1, 2).mT, rows),
-            rows.sum(dim=1, keepdim=True),
-            _product(before.mT, rows),
-            *(None,) * 3,
-        )
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight over S; of a single seed a plain product, as in `rlreg.networks.linear`."""
-    return (x[0] @ weight[0]).unsqueeze(0) if len(x) == 1 else x @ weight
-
-
-def _add_product(total: Tensor, x: Tensor, weight: Tensor) -> None:
-    """total += x @ weight over S, in place."""
-    if len(x) == 1:
-        total[0].addmm_(x[0], weight[0])
-    else:
-        total.baddbmm_(x, weight)
 
 
 class Encoder:
@@ -252,6 +118,11 @@ class RecurrentActorCritic:
     ) -> tuple[Tensor, LSTMState]:
         """b, what both heads see, of observations (S, T, N, ...): (S, T, N, H), state. `start` (S, T, N) is bool."""
         return self.lstm(part(params, "lstm"), self.encoder(params, observation), start, state)
+
+    def trunk_step(self, params: Mapping[str, Tensor], observation: Any, start: Tensor, state: LSTMState) -> LSTMState:
+        """`trunk` of one time, for acting: of observations (S, N, ...) the state, whose hidden part the heads see."""
+        encoded = self.encoder(params, with_time(observation)).squeeze(1)
+        return self.lstm.step(part(params, "lstm"), encoded, start, state)
 
     def logits(self, params: Mapping[str, Tensor], trunk: Tensor) -> Tensor:
         """(S, B, H) -> (S, B, actions)."""

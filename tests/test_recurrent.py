@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from envs.cave.space import CaveEscape
 from envs.cave.worlds import Observation
+from rlreg.lstm import LSTM, LSTMState
 from rlreg.networks import orthogonal_init
-from rlreg.recurrent import LSTM, LSTMState, RecurrentActorCritic
+from rlreg.recurrent import RecurrentActorCritic
 from rlreg.rng import Rng
 
 T, N, INPUTS, HIDDEN = 21, 5, 7, 6  # more steps than the backward pass prepares at once, and no multiple

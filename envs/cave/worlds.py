@@ -163,8 +163,8 @@ class CaveWorlds(LevelEnv):
         _check("direction", direction, shape, torch.int64)
         if where is not None:
             _check("where", where, shape, torch.bool)
-        if where is not None and self.device.type == "cpu":
-            # Few worlds end at a time. (On a GPU to find them would mean to wait for it.)
+        if where is not None and self.device.type == "cpu" and not torch.compiler.is_compiling():
+            # Few worlds end at a time. (On a GPU to find them would mean to wait for it; a program has fixed shapes.)
             rows = where.nonzero(as_tuple=True)
             self._grid[rows], self._position[rows] = self._load(levels[rows])
             self._direction[rows] = direction[rows]

@@ -18,7 +18,7 @@ from rlreg.agent import Agent, BatchAgent
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints, Damaged, copy_into, flatten
 from rlreg.compilation import WORTHWHILE_UPDATES, Update, check_mode, prepare
-from rlreg.compile_costs import LEAST_UPDATES, CostBook, Watched, time_eager
+from rlreg.compile_costs import LEAST_UPDATES, CostBook, Watched, choice, time_eager
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.eval_table import EvalTable
@@ -374,12 +374,13 @@ class BatchTraining(Training):
         """Whether `compile=auto` compiles: decided once in a run, so that a resumed one goes on by the same program."""
         if self.num_updates < LEAST_UPDATES:
             return False
-        if self.compiled.get("updates") != self.num_updates:
+
+        def time_one() -> float:
             with self.products.using():
                 self.eager_ms = self._time_eager()
-            costs = book.note(eager_ms=self.eager_ms)
-            self.compiled = {"updates": self.num_updates, "pays": costs.pays(self.num_updates)}
-            print(f"compile=auto: {costs.reason(self.num_updates)}", flush=True)
+            return self.eager_ms
+
+        self.compiled = choice(self.compiled, self.num_updates, book, time_one)
         return self.compiled["pays"]
 
     def _time_eager(self) -> float:

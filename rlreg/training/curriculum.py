@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -18,10 +19,13 @@ from tqdm import tqdm
 
 from rlreg.agent import CurriculumAgent
 from rlreg.checkpoint import flatten
+from rlreg.compilation import check_mode, compiled_or_eager
+from rlreg.compile_costs import CostBook, choice, put_back, seconds
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.files import write_atomic
 from rlreg.level_space import LevelSpace
+from rlreg.memory import keep_freed
 from rlreg.metrics import OF_A_SET
 from rlreg.product_choice import ProductChoice
 from rlreg.run_folder import RunFolder
@@ -37,7 +41,7 @@ COLUMNS = (
 )
 """What eval.csv has of every curriculum; `solved` and `return` of each evaluation set follow."""
 LEAST_UPDATES = 20
-"""Of a run that measures how to take its products: that costs less than a cycle."""
+"""Of a run that measures how to take its products, and whether compiling pays: that costs a few updates."""
 SHOWN_LEVELS = 12
 """Levels on a sheet in TensorBoard."""
 
@@ -52,12 +56,13 @@ class CurriculumTraining(Training):
 
     @classmethod
     def of(cls, agent: CurriculumAgent, task: Task, settings: Config, folder: RunFolder) -> Self:
-        if settings.compile not in ("auto", "eager"):
-            reason = "a recurrent student's updates run eagerly"
+        check_mode(settings.compile, agent.device)
+        if agent.device.type != "cpu" and settings.compile not in ("auto", "eager"):
+            reason = "a recurrent student's updates run eagerly on a GPU"
             raise UserError(f"compile={settings.compile}: {reason}; give auto or eager")
         space = task.level_space(agent.device)
         agent.setup(space, settings.train.total_steps)
-        return cls(agent, space, settings.train, settings.eval, folder, settings.products)
+        return cls(agent, space, settings.train, settings.eval, folder, settings.compile, settings.products)
 
     def __init__(
         self,
@@ -66,11 +71,16 @@ class CurriculumTraining(Training):
         train: TrainConfig,
         evaluation: EvalConfig,
         folder: RunFolder,
+        compile: str = "eager",
         products: str = "auto",
     ) -> None:
         """`agent` has been set up for `space`."""
         super().__init__(agent, train, evaluation, folder)
         self.products = ProductChoice(products, agent.device, train.total_steps >= LEAST_UPDATES)
+        self.compile = compile
+        self.prepared = False
+        self.compiled: dict[str, Any] = {}
+        """What `compile=auto` decided: see `rlreg.compile_costs.choice`."""
         self.space = space
         of_sets = (f"{kind}/{name}" for name in space.evaluation for kind in OF_A_SET)
         self.columns = (*COLUMNS, *of_sets)
@@ -88,14 +98,12 @@ class CurriculumTraining(Training):
 
     def _iterate(self) -> None:
         """Cycles, until one of them is an update."""
+        if not self.prepared:
+            self._prepare()
         metrics = None
         while metrics is None:
-            if self.products.open:
-                metrics, found = self.products.choose(self.agent.cycle)
-                tqdm.write(found)
-            else:
-                with self.products.using():
-                    metrics = self.agent.cycle()
+            with self.products.using():
+                metrics = self.agent.cycle()
         self.metrics |= metrics
         self.updates += 1
         self.step += 1
@@ -105,6 +113,37 @@ class CurriculumTraining(Training):
                 self.agent.student, self.classifier_worlds, self.space.dataset, settings.length, self.step
             )
             self.information.copy_(bound)
+
+    def _prepare(self) -> None:
+        """What makes cycles faster: memory that is kept, and what plays and learns compiled where asked for or it pays."""
+        self.prepared = True
+        keep_freed()  # an update's tensors are larger than what is kept of its own accord
+        with put_back(self.agent.state()):
+            if self.products.open:
+                tqdm.write(self.products.choose(self.agent.practise)[1])
+            with self.products.using():
+                self._compile()
+
+    def _compile(self) -> None:
+        """Compile what plays and learns, where that is asked for or pays."""
+        mode, total = self.compile, self.cfg.total_steps
+        if mode == "eager" or self.agent.device.type != "cpu" or (mode == "auto" and total < LEAST_UPDATES):
+            return
+        book, eager_ms = CostBook(self.agent.student), None
+
+        def time_one() -> float:
+            nonlocal eager_ms
+            eager_ms = 1000 * min(seconds(self.agent.practise) for _ in range(2))
+            return eager_ms
+
+        if mode == "auto":
+            self.compiled = choice(self.compiled, total, book, time_one)
+        if mode == "compile" or self.compiled["pays"]:
+            torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
+            self.agent.compile(partial(compiled_or_eager, strict=mode == "compile"))
+            first, *later = (seconds(self.agent.practise) for _ in range(3))
+            share = 1000 * min(later) / eager_ms if eager_ms else None
+            book.note(share=share, seconds=max(first - min(later), 0.0))
 
     # --------------------------------------------------- what is looked at
 
@@ -163,9 +202,11 @@ class CurriculumTraining(Training):
 
     def _info(self) -> dict[str, Any]:
         own = {"cycles": self.agent.cycles, "env_steps": self.agent.env_steps, "total_steps": self.cfg.total_steps}
-        return super()._info() | own | {"products": self.products.saved()}
+        return super()._info() | own | {"compiled": self.compiled, "products": self.products.saved()}
 
     def _restore_info(self, info: dict[str, Any]) -> None:
+        # Before there were compiled students, runs were eager: such a one stays so.
+        self.compiled = info.get("compiled", {"updates": self.cfg.total_steps, "pays": False})
         self.products.restore(info.get("products"))
         before = info.get("total_steps", self.cfg.total_steps)
         if before != self.cfg.total_steps and self.agent.config.levels.secondary is not None:
