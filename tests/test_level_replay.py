@@ -410,7 +410,7 @@ MISTAKES = {
     ("agent=vae_dred", "env=cave_escape", "agent.pairs=5"): "agent.pairs=5 is not valid",
     ("agent=plr", "env=cave_escape", "agent.studnet.clip=1"): "unknown key",
     ("agent=robust_plr", "env=cave_escape", "agent.levels.solved_only=true"): "agent.levels.solved_only=true is not",
-    ("agent=plr", "env=cave_escape", "compile=compile"): "compile=compile",
+    ("agent=plr", "env=cave_escape", "compile=graph"): "compile=graph is not valid; give auto, compile or eager",
     ("agent=plr", "env=cave_escape", "protocol=tall"): "unknown protocol 'tall'",
 }
 

@@ -115,7 +115,7 @@ class CurriculumTraining(Training):
             self.information.copy_(bound)
 
     def _prepare(self) -> None:
-        """What makes cycles faster: memory that is kept, and what plays and learns compiled where asked for or it pays."""
+        """What makes cycles faster: memory kept, and what plays and learns compiled where asked for or it pays."""
         self.prepared = True
         keep_freed()  # an update's tensors are larger than what is kept of its own accord
         with put_back(self.agent.state()):
