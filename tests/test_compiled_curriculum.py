@@ -50,7 +50,7 @@ def test_auto_compiles_a_curriculum_where_that_pays_and_a_resumed_run_keeps_to_i
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(torch, "compile", lambda function, **_: made.append(function.__name__) or function)
     monkeypatch.setattr(loop, "LEAST_UPDATES", 1)
-    run = (*TINY, "agent=plr")
+    run = (*TINY, "agent=plr", "products=aten")
 
     def curve(folder: str) -> str:
         return (tmp_path / folder / "eval.csv").read_text()
