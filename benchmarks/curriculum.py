@@ -1,4 +1,4 @@
-"""What a cycle of VAE-DRED costs, part by part, eager and compiled: one run, medians over rounds in which all take turns.
+"""What a cycle of VAE-DRED costs, part by part: one run, medians over rounds in which seeds and modes take turns.
 
     python benchmarks/curriculum.py                                       # the paper's sizes; minutes on two idle cores
     python benchmarks/curriculum.py --worlds 32 --seeds 1                 # those of jaxued's PLR on mazes
