@@ -30,6 +30,7 @@ import numpy as np
 import peers
 import torch
 import torch.nn.functional as F
+import updates
 from torch import Tensor, nn
 from updates import Contestant, LayerProducts, MatrixProducts, Products, contestant, race, table
 
@@ -271,6 +272,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="PyTorch's threads (default: PyTorch's own choice)")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--cpu-time", action="store_true", help="instead of the clock's: where other jobs run beside")
     parser.add_argument("--updates", type=int, default=16, help="updates a turn, shared among S on the CPU")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="eager only, to be done soon")
     parser.add_argument("--out", type=Path, help="also write to this file: .md or .json")
@@ -279,6 +281,7 @@ def main() -> None:
         parser.error("--device cuda: no CUDA device is available")
     if args.updates % PER_CALL:
         parser.error(f"--updates {args.updates}: give a multiple of {PER_CALL}")
+    updates.CPU_TIME = args.cpu_time
     if args.peers:
         peers.modules("jax_corl", args.threads)
     if args.threads:
@@ -305,7 +308,8 @@ def main() -> None:
     device = machine["gpu"] if args.device == "cuda" else f"{machine['cpu']}, {machine['threads']} threads"
     text = (
         f"{device}; {machine['cores']} cores, load average {load:.1f} before and {os.getloadavg()[0]:.1f} after; "
-        f"torch {machine['versions']['torch']}, commit {machine['commit']}; medians of {args.rounds} rounds.\n"
+        f"torch {machine['versions']['torch']}, commit {machine['commit']}; medians of {args.rounds} rounds"
+        f"{', CPU time' * args.cpu_time}.\n"
         f"Float32 matrix products in the same rounds: {products.rate / 1e9:.0f} GFLOP/s.\n\n{table(rows)}\n"
     )
     if best := max((c for c in contestants if c.agent == "a2pr"), key=lambda c: c.rate, default=None):

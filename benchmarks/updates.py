@@ -49,6 +49,7 @@ from rlreg.run_folder import provenance
 
 OBS, ACT, BATCH, HIDDEN = 67, 21, 256, (256, 256)
 ROWS = 10_000
+CPU_TIME = False
 SBX_AT_ONCE = 24
 """Gradient steps a call of sbx-rl's, in its faster way."""
 DDPG = {"num_critics": 1, "policy_delay": 1, "target_noise": 0.0}
@@ -115,6 +116,11 @@ def products_of(agent: str) -> Products:
 def flops(agent: str) -> float:
     """Floating point operations of one seed's update, matrix products only."""
     return products_of(agent).flops
+
+
+def clock() -> float:
+    """Seconds; with `--cpu-time` those that this process has computed for."""
+    return time.process_time() if CPU_TIME else time.perf_counter()
 
 
 @dataclass
@@ -228,11 +234,11 @@ class MatrixProducts:
             repeats = max(2, 1024**3 // n**3)
             torch.mm(a, b)
             synchronize()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeats):
                 torch.mm(a, b)
             synchronize()
-            self.rates[n].append(repeats * 2 * n**3 / (time.perf_counter() - start))
+            self.rates[n].append(repeats * 2 * n**3 / (clock() - start))
 
     @property
     def rate(self) -> float:
@@ -260,10 +266,10 @@ class LayerProducts:
             repeats = max(3, 2**25 // math.prod(shape))
             for name, work in turns.items():
                 work()
-                start = time.perf_counter()
+                start = clock()
                 for _ in range(repeats):
                     work()
-                self.seconds[shape][name].append((time.perf_counter() - start) / repeats)
+                self.seconds[shape][name].append((clock() - start) / repeats)
 
     def least_seconds(self, counted: Products) -> float:
         """An update's products, each by whoever is the fastest at it, by medians."""
@@ -293,10 +299,10 @@ def race(
             n += n % 2  # as many updates with the actor's as without, under a policy delay of 2
             c.turn(2 * c.at_once)
             synchronize()
-            start = time.perf_counter()
+            start = clock()
             c.turn(n)
             synchronize()
-            c.seconds.append((time.perf_counter() - start) / n)
+            c.seconds.append((clock() - start) / n)
 
 
 def figures(
@@ -377,6 +383,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="PyTorch's threads (default: PyTorch's own choice)")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--cpu-time", action="store_true", help="instead of the clock's: where other jobs run beside")
     parser.add_argument("--updates", type=int, default=24, help="updates a turn, shared among S on the CPU")
     parser.add_argument("--no-bfloat16", dest="bfloat16", action="store_false")
     parser.add_argument("--products", nargs="+", choices=SETTINGS, default=["auto"], help="of our compiled ones")
@@ -385,6 +392,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device is available")
+    if args.cpu_time:
+        global CPU_TIME
+        CPU_TIME = True
     if args.peers:
         peers.modules("sbx", args.threads)
     if args.threads:
@@ -412,7 +422,8 @@ def main() -> None:
     device = machine["gpu"] if args.device == "cuda" else f"{machine['cpu']}, {machine['threads']} threads"
     text = (
         f"{device}; {machine['cores']} cores, load average {load:.1f} before and {os.getloadavg()[0]:.1f} after; "
-        f"torch {machine['versions']['torch']}, commit {machine['commit']}; medians of {args.rounds} rounds.\n"
+        f"torch {machine['versions']['torch']}, commit {machine['commit']}; medians of {args.rounds} rounds"
+        f"{', CPU time' * args.cpu_time}.\n"
         f"Float32 matrix products in the same rounds: {products.rate / 1e9:.0f} GFLOP/s.\n\n{table(rows)}\n"
     )
     print(text)
