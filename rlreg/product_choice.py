@@ -111,13 +111,14 @@ def choices(saved: Any) -> dict[Layer, Ways]:
 
 
 class ChoiceBook:
-    """What was found on this machine, in a file beside the compiled programs: of one CPU, torch and number of threads.
+    """What was found on this machine, in a file beside the compiled programs: of one CPU, torch and number of threads,
+    by today's rule.
 
     A file that cannot be read or written costs the knowledge and nothing else.
     """
 
     def __init__(self) -> None:
-        kind = (cpu(), torch.__version__, torch.get_num_threads())
+        kind = (cpu(), torch.__version__, torch.get_num_threads(), FASTER, LEAST_SAVED)
         self.path = cache_folder() / f"rlreg-products-{hashlib.sha256(repr(kind).encode()).hexdigest()[:16]}.json"
 
     def read(self) -> dict[Layer, Ways]:
