@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlreg.compilation import compiled
 from rlreg.networks import Params, linear, orthogonal_init
+from rlreg.products import gradient_of_weight
 from rlreg.rng import Rng
 
 
@@ -143,7 +144,7 @@ def _backward(
         grad_gates[:, chunk], *grad_state = steps_backward(*of_chunk, weight_transposed, *grad_state)
     before = torch.cat([hidden.unsqueeze(1), hiddens[:, :-1]], dim=1).mul_(keep)
     rows = grad_gates.flatten(1, 2)
-    of_weights = _product(torch.cat([x, before], dim=-1).flatten(1, 2).mT, rows)  # of both by one product
+    of_weights = gradient_of_weight(torch.cat([x, before], dim=-1).flatten(1, 2), rows)  # of both by one product
     of_input, of_hidden = (part.clone() for part in of_weights.split([x.shape[-1], weight.shape[1]], dim=1))
     return _product(rows, input_weight.mT).view_as(x), of_input, rows.sum(dim=1, keepdim=True), of_hidden
 

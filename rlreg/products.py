@@ -158,20 +158,38 @@ def watching() -> Iterator[dict[Layer, tuple[bool, bool]]]:
         _seen = before
 
 
+def _ways(x: Tensor, fan_out: int, dtype: torch.dtype, relu: bool, of_input: bool, of_weight: bool) -> Ways:
+    """What is chosen for a layer, of which this is taken note of where that is asked for."""
+    stack = x.shape[0] if x.dim() == 3 else 1
+    key = (str(dtype).removeprefix("torch."), stack, x.shape[-2], x.shape[-1], fan_out, relu)
+    if _seen is not None and not torch.compiler.is_compiling():
+        before = _seen.get(Layer(*key), (False, False))
+        _seen[Layer(*key)] = before[0] or of_input, before[1] or of_weight
+    return _chosen.get(key, _otherwise)
+
+
 def layer(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:
     """x @ weight + bias, and ReLU of it where asked for: (m, k), (k, n), (1, n), or a stack of those."""
     if x.device.type != "cpu":
         return plain(x, weight, bias, relu)
     dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
-    stack = x.shape[0] if x.dim() == 3 else 1
-    key = (str(dtype).removeprefix("torch."), stack, x.shape[-2], x.shape[-1], weight.shape[-1], relu)
-    if _seen is not None and not torch.compiler.is_compiling():
-        before = _seen.get(Layer(*key), (False, False))
-        _seen[Layer(*key)] = before[0] or x.requires_grad, before[1] or weight.requires_grad
-    ways = _chosen.get(key, _otherwise)
+    ways = _ways(x, weight.shape[-1], dtype, relu, x.requires_grad, weight.requires_grad)
     if ways == PLAIN:
         return plain(x, weight, bias, relu)
     return _by_ways(x.to(dtype), weight.to(dtype), bias.to(dtype), relu, *ways)
+
+
+def gradient_of_weight(x: Tensor, grad: Tensor) -> Tensor:
+    """x^T @ grad, of a layer without ReLU whose backward pass is written out: (Z, m, k), (Z, m, n) -> (Z, k, n)."""
+    if len(x) == 1:  # as in `rlreg.networks.linear`
+        return _gradient_of_weight(x[0], grad[0]).unsqueeze(0)
+    return _gradient_of_weight(x, grad)
+
+
+def _gradient_of_weight(x: Tensor, grad: Tensor) -> Tensor:
+    if x.device.type != "cpu":
+        return plain(x.mT, grad)
+    return WAYS[_ways(x, grad.shape[-1], x.dtype, False, False, True).weight](x.mT, grad, None, False)
 
 
 def _by_ways(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, forward: str, input: str, weight_way: str) -> Tensor:

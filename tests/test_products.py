@@ -15,7 +15,7 @@ from test_compilation import COMPILER, train
 from rlreg import product_choice, products
 from rlreg.checkpoint import Checkpoints
 from rlreg.product_choice import ChoiceBook, ProductChoice, fastest
-from rlreg.products import PLAIN, WAYS, Layer, Ways, layer, using
+from rlreg.products import PLAIN, WAYS, Layer, Ways, gradient_of_weight, layer, using, watching
 
 CPU = torch.device("cpu")
 MIXED = Ways("plain", "transposed", "onednn transposed")
@@ -96,6 +96,17 @@ def test_each_product_is_taken_where_it_was_chosen_and_only_if_asked_for(onednns
         assert len(onednns) == 5
     layer(x, weight, bias).sum().backward()
     assert len(onednns) == 5
+
+
+@needs_onednn
+@pytest.mark.parametrize("stack", [1, 3])
+def test_a_backward_pass_that_is_written_out_takes_the_ways_of_its_layer(onednns, stack: int) -> None:
+    x = torch.randn(stack, 9, 5, generator=torch.Generator().manual_seed(1))
+    grad = torch.randn(stack, 9, 6, generator=torch.Generator().manual_seed(2))
+    key = Layer("float32", stack, 9, 5, 6, False)
+    with watching() as seen, using({key: ONEDNN}):
+        torch.testing.assert_close(gradient_of_weight(x, grad), x.mT @ grad)
+    assert len(onednns) == stack and seen == {key: (False, True)}
 
 
 @needs_onednn
