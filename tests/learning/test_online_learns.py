@@ -23,12 +23,12 @@ def final_returns(runner, tmp_path, *overrides):
 def test_beer_swings_up_the_pendulum(runner, tmp_path):
     """A random policy gets about -1300, a good one about -150; SB3's threshold for its TD3 is -200 after 20k steps.
 
-    Targets that move by 0.02, and rewards seen for 20 steps, as much as a swing takes, learn it in a third of the time
-    that those of the paper do: the mean of both seeds was -188 after 2500 steps, and from -152 to -147 afterwards.
+    Targets that move by 0.02, and rewards seen for 20 steps, as much as a swing takes, learn it in less time than
+    those of the paper do: after 5000 steps six other seeds had from -171 to -122. (After 3500 one of them had -456.)
     """
     returns = final_returns(
         runner, tmp_path, "agent=beer", "env=gym/Pendulum-v1", "seeds=2", "compile=eager", "agent.tau=0.02",
-        "agent.discount=0.95", "train.total_steps=3500", "train.warmup_steps=500", "eval.every=3500",
+        "agent.discount=0.95", "train.total_steps=5000", "train.warmup_steps=500", "eval.every=5000",
     )  # fmt: skip
     assert min(returns) > -400, returns
 

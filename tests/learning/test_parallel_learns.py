@@ -24,7 +24,10 @@ def test_beer_in_64_worlds_swings_up_the_pole(runner, tmp_path):
 
 
 def test_beer_in_64_worlds_balances_the_pole(runner, tmp_path):
-    """The same, shortened to 3200 updates. Of 200 steps an untrained policy balances it for 5, this run's for 200."""
+    """The same, shortened to 3200 updates. Of 200 steps an untrained policy balances it for some 5 to 12.
+
+    This run's does for 200; four other seeds had from 99 to 192, so asked for is what no such difference explains.
+    """
     settings = [*SHORT, "agent=beer", "env=gym/InvertedPendulum-v5", "env.max_episode_steps=200", "scale=parallel"]
     settings += ["train.total_steps=32000", "eval.every=32000", "train.log_every=6400", "train.checkpoint_every=32000"]
     done = runner(*settings, f"run_dir={tmp_path}/run")
@@ -32,4 +35,4 @@ def test_beer_in_64_worlds_balances_the_pole(runner, tmp_path):
     assert "worlds stepped by mujoco" in done.stdout
     rows = list(csv.DictReader((tmp_path / "run/eval.csv").read_text().splitlines()))
     before, after = (float(row["return"]) for row in rows)
-    assert before < 20 and after > 100, (before, after)
+    assert before < 20 and after > 60, (before, after)
