@@ -265,7 +265,8 @@ def test_a_baseline_leaves_what_our_own_runs_leave(baseline, runs):
     assert [(r["step"], r["seed"]) for r in rows] == [(r["step"], r["seed"]) for r in ours]
     assert all(-2000 < float(r["return"]) < 0 and float(r["length"]) == 200 for r in rows)
     summary, our_summary = (json.loads((folder / "summary.json").read_text()) for folder in (baseline, runs["td3"]))
-    assert summary.keys() == our_summary.keys() and summary["seeds"] == [4, 9]
+    # Who computes the products of SB3's networks is not ours to choose.
+    assert summary.keys() == our_summary.keys() - {"products"} and summary["seeds"] == [4, 9]
     assert summary["final"]["return"] == [float(r["return"]) for r in rows[-2:]]
     assert summary["return_last_ten"] == pytest.approx(
         [np.mean([float(r["return"]) for r in rows[i::2][1:]]) for i in (0, 1)]
