@@ -172,9 +172,7 @@ def main() -> None:
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     limit = min(250, args.length)
     space = CaveEscape(DATASET, None, [f"{DATASET}:test"], 4, max_episode_steps=limit, device=args.device)
-    student = PPOConfig(
-        hidden_dim=args.hidden, num_envs=args.worlds, rollout_length=args.length, epochs=args.epochs
-    )
+    student = PPOConfig(hidden_dim=args.hidden, num_envs=args.worlds, rollout_length=args.length, epochs=args.epochs)
     pairs = [(n, mode) for n in args.seeds for mode in args.modes]
     contestants = [Timed(n, mode, student, space, args.device, clock) for n, mode in pairs]
     products, load = MatrixProducts(args.device), os.getloadavg()[0]

@@ -19,7 +19,6 @@ import copy
 import itertools
 import json
 import os
-import statistics
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -32,7 +31,7 @@ import torch
 import torch.nn.functional as F
 import updates
 from torch import Tensor, nn
-from updates import Contestant, LayerProducts, MatrixProducts, Products, contestant, race, table
+from updates import Contestant, LayerProducts, MatrixProducts, Products, contestant, race, table, usual_figures
 
 from agents.a2pr import A2PR, A2PRConfig
 from agents.iql import IQL, IQLConfig
@@ -240,24 +239,12 @@ def figures(
     single = {(c.agent, c.mode): c.rate for c in contestants if c.seeds == 1}
     rows = []
     for c in contestants:
-        counted = products_of(c.agent)
-        least = layers.least_seconds(counted) if layers is not None else None
         rows.append(
-            {
-                "agent": c.agent,
-                "mode": c.mode,
-                "S": c.seeds,
-                "ms": statistics.median(c.seconds) * 1e3,
-                "seed_updates_per_second": c.rate,
-                "best_round": c.seeds / min(c.seconds),
+            usual_figures(c, products_of(c.agent), products, layers)
+            | {
                 "times_plain": c.rate / plain[c.agent] if c.agent in plain else None,
                 "times_jax": c.rate / jax[c.agent] if c.agent in jax else None,
                 "times_one_seed": c.rate / single[c.agent, c.mode] if (c.agent, c.mode) in single else None,
-                "mflop": counted.flops / 1e6,
-                "gflop_per_second": c.rate * counted.flops / 1e9,
-                "of_matmul_rate": c.rate * counted.flops / products.rate,
-                "of_best_products": least * c.rate if least else None,
-                "compile_seconds": c.compile_seconds,
             }
         )
     return rows

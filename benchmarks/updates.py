@@ -305,6 +305,26 @@ def race(
             c.seconds.append((clock() - start) / n)
 
 
+def usual_figures(
+    c: Contestant, counted: Products, products: MatrixProducts, layers: LayerProducts | None
+) -> dict[str, Any]:
+    """What is said of every contestant; `counted` are the matrix products of one seed's update."""
+    least = layers.least_seconds(counted) if layers is not None else None
+    return {
+        "agent": c.agent,
+        "mode": c.mode,
+        "S": c.seeds,
+        "ms": statistics.median(c.seconds) * 1e3,
+        "seed_updates_per_second": c.rate,
+        "best_round": c.seeds / min(c.seconds),
+        "mflop": counted.flops / 1e6,
+        "gflop_per_second": c.rate * counted.flops / 1e9,
+        "of_matmul_rate": c.rate * counted.flops / products.rate,
+        "of_best_products": least * c.rate if least else None,
+        "compile_seconds": c.compile_seconds,
+    }
+
+
 def figures(
     contestants: list[Contestant], products: MatrixProducts, layers: LayerProducts | None = None
 ) -> list[dict[str, Any]]:
@@ -319,25 +339,13 @@ def figures(
         plain = PLAIN.get(c.agent, c.agent)
         without = rates.get((plain, c.mode, c.seeds)) if c.agent in PLAIN else None
         single = rates.get((c.agent, c.mode, 1))
-        achieved = c.rate * flops(c.agent)
-        least = layers.least_seconds(products_of(c.agent)) if layers is not None else None
         rows.append(
-            {
-                "agent": c.agent,
-                "mode": c.mode,
-                "S": c.seeds,
-                "ms": statistics.median(c.seconds) * 1e3,
-                "seed_updates_per_second": c.rate,
-                "best_round": c.seeds / min(c.seconds),
+            usual_figures(c, products_of(c.agent), products, layers)
+            | {
                 "times_sb3": c.rate / rates[plain, "SB3", 1],
                 "times_sbx": c.rate / max(sbx[plain]) if sbx.get(plain) else None,
                 "times_one_seed": c.rate / single if single else None,
                 "cost_over_plain": without / c.rate - 1 if without else None,
-                "mflop": flops(c.agent) / 1e6,
-                "gflop_per_second": achieved / 1e9,
-                "of_matmul_rate": achieved / products.rate,
-                "of_best_products": least * c.rate if least else None,
-                "compile_seconds": c.compile_seconds,
             }
         )
     return rows

@@ -6,15 +6,14 @@
 Contestants take short turns, so that a slow moment of the machine falls on all of them; figures are medians over the
 rounds. What is counted is steps of single worlds a second of CPU time, over all threads of the process, and of
 wall-clock time in brackets where there are several threads. dm_control steps one world beside every N; `today` are
-single worlds stepped one by one in this process; EnvPool takes part where it is installed (extra `bench`) and its
-worlds fit in memory. The second table says where a batched step's time goes: physics, observation, reward, the rest
+single worlds stepped one by one in this process; EnvPool takes part where it is installed (extra `bench`), with
+at most 512 worlds. The second table says where a batched step's time goes: physics, observation, reward, the rest
 (ends and tensors), and the beginning of episodes, shared out over 1000 steps; microseconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import statistics
@@ -37,7 +36,6 @@ import torch
 import envs.dmc
 import envs.gym
 from envs.batched import BatchedEnv
-from rlreg import memory
 from rlreg.run_folder import provenance
 
 TASKS = (
@@ -46,6 +44,8 @@ TASKS = (
 )
 MOST_SINGLE = 10
 """Beyond so many worlds, single ones are not measured: their rate no longer changes."""
+MOST_ENVPOOL = 512
+"""EnvPool builds a model for each world, of some 10 MB and in 40 ms: 4096 of them take over 40 GB, and minutes."""
 ACTIONS = 32
 """Different actions, taken in turn."""
 
@@ -96,7 +96,7 @@ def contestants(task: str, num_envs: int, threads: int) -> list[Contestant]:
         vector.reset(seed=0)
         theirs = scaled(numpy, vector.action_space)
         found.append(Contestant("make_vec", num_envs, 1, lambda i: vector.step(theirs[i])))
-    if find_spec("envpool") and envpool_fits(task, num_envs):
+    if find_spec("envpool") and num_envs <= MOST_ENVPOOL:
         pool = envpool(task, num_envs, threads)
         given = scaled(numpy, pool.action_space)
         found.append(Contestant("envpool", num_envs, threads, lambda i: pool.step(given[i])))
@@ -115,21 +115,6 @@ def envpool(task: str, num_envs: int, threads: int) -> Any:
     pool = envpool.make(name, env_type="gymnasium", num_envs=num_envs, num_threads=threads, seed=0)
     pool.reset()
     return pool
-
-
-@functools.cache
-def envpool_bytes(task: str) -> float:
-    """What a world of EnvPool's takes: it builds a model for each."""
-    before = memory.available()
-    pool = envpool(task, 64, 1)
-    taken = before - memory.available()
-    pool.close()
-    return taken / 64
-
-
-def envpool_fits(task: str, num_envs: int) -> bool:
-    """Whether EnvPool's worlds fit in half of the memory that is free: 4096 of some tasks take over 20 GiB."""
-    return num_envs <= 64 or 2 * num_envs * envpool_bytes(task) < memory.available()
 
 
 def shares(task: str, num_envs: int, seconds: float) -> dict[str, float]:
