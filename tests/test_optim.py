@@ -64,6 +64,34 @@ def test_adam_takes_gradients_of_any_strides() -> None:
     assert torch.equal(one["weight"], other["weight"])
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_moments_of_idle_units_end_at_zero(compiled: bool) -> None:
+    """Decaying they would stay subnormal for good, which is slow to compute with; parameters move as by torch's."""
+    ours, reference = params(), [p.requires_grad_() for p in params().values()]
+    adam, torch_adam = Adam(ours, 3e-4, betas=(0.9, 0.9)), torch.optim.Adam(reference, 3e-4, betas=(0.9, 0.9))
+    step = torch.compile(adam.step, backend="eager") if compiled else adam.step
+    alive = torch.ones(3, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(1)
+    tiny = torch.finfo(torch.float32).tiny
+    for number in range(1000):
+        grads = {name: 1e-3 * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+        if number > 0:
+            for grad in grads.values():
+                grad[..., :2] = 0.0  # what goes into two units of five that are switched off from here on
+        for parameter, grad in zip(reference, grads.values(), strict=True):
+            parameter.grad = grad.clone()
+        torch_adam.step()
+        step(ours, grads, FINITE, alive)
+    for state in torch_adam.state.values():  # what is guarded against
+        for moment in (state["exp_avg"], state["exp_avg_sq"]):
+            assert ((moment != 0) & (moment.abs() < tiny))[..., :2].any()
+    for moment in (*adam.exp_avg.values(), *adam.exp_avg_sq.values()):
+        assert (moment[..., :2] == 0).all()
+        assert (moment[..., 2:].abs() >= tiny).all()
+    for parameter, expected in zip(ours.values(), reference, strict=True):
+        torch.testing.assert_close(parameter, expected.detach(), rtol=0, atol=1e-6 if compiled else 1e-7)
+
+
 def test_a_diverged_seed_gets_no_gradient() -> None:
     """Its own may be NaN; the other seeds go on as if it had never been there."""
     broken, whole = params(), params()
