@@ -18,7 +18,7 @@ from torch import Tensor
 from rlreg import checks
 from rlreg.agent import AgentConfig
 from rlreg.buffers import Batch
-from rlreg.networks import MLP, Critic, Params, detached, polyak_
+from rlreg.networks import MLP, Critic, Normalize, Params, RunningNormalizer, detached, polyak_, unchanged
 from rlreg.objectives import clipped_double_q, ensemble_td_loss, squashed_gaussian, td_target
 from rlreg.optim import Adam, gradients
 from rlreg.q_learning import QAgent, Successor
@@ -56,6 +56,8 @@ class SACConfig(AgentConfig):
     tau: float = 0.005
     """Step of the target critics towards the online ones."""
     batch_size: int = 256
+    running_normalization: bool = False
+    """Normalise observations by mean and standard deviation of those that the worlds have shown so far."""
     precision: str = "float32"
     """float32, or bfloat16: matrix products in bfloat16, parameters and Adam in float32."""
 
@@ -89,9 +91,12 @@ class SAC(QAgent):
         self.precision = config.precision
         self.rng = Rng(seeds, device)
         self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
+        self.normalize: Normalize = unchanged
+        if config.running_normalization:
+            self.normalizer = self.normalize = RunningNormalizer(len(seeds), obs_dim, device)
         self.actor = MLP((obs_dim, *config.hidden, 2 * action_dim))
         """s to the mean and the logarithm of the standard deviation of the Gaussian that tanh squashes."""
-        self.critic = Critic(obs_dim, action_dim, config.hidden, config.num_critics)
+        self.critic = Critic(obs_dim, action_dim, config.hidden, config.num_critics, self.normalize)
 
         self.actor_params = self.actor.init(self.rng, "actor")
         self.critic_params = self.critic.init(self.rng)
@@ -109,14 +114,18 @@ class SAC(QAgent):
 
     def policy(self, params: Params, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """a ~ pi(s) by standard normal `noise` (S, B, A), and log pi(a | s): (S, B, O) -> (S, B, A), (S, B)."""
-        mean, log_std = self.actor(params, obs).float().chunk(2, dim=-1)
+        mean, log_std = self.actor(params, self.normalize(obs)).float().chunk(2, dim=-1)
         return squashed_gaussian(mean, log_std.clamp(*LOG_STD_RANGE), noise)
 
     def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """A draw from the policy by `noise` (S, N, A), or tanh of its mean: (S, N, O) -> (S, N, A)."""
         if noise is not None:
             return self.policy(self.actor_params, obs, noise)[0]
-        return torch.tanh(self.actor(self.actor_params, obs)[..., : self.action_dim])
+        return torch.tanh(self.actor(self.actor_params, self.normalize(obs))[..., : self.action_dim])
+
+    def observe(self, obs: Tensor) -> None:
+        if self.config.running_normalization:
+            self.normalizer.update(obs)
 
     # -------------------------------------------------------------- learning
 
@@ -194,7 +203,8 @@ class SAC(QAgent):
     # ----------------------------------------------------------------- state
 
     def state(self) -> dict[str, Any]:
-        return {
+        normalizer = {"normalizer": self.normalizer.state()} if self.config.running_normalization else {}
+        return normalizer | {
             "actor": self.actor_params,
             "critic": self.critic_params,
             "critic_target": self.critic_target,
@@ -214,8 +224,11 @@ class SAC(QAgent):
 
         c = self.config
         warn_of_one_learning_rate(c)
+        networks = {"actor": self.actor_params, "critic": self.critic_params, "critic_target": self.critic_target}
+        if c.running_normalization:
+            networks = {name: self.normalizer.fold(params) for name, params in networks.items()}
         model = with_networks(
-            {"actor": self.actor_params, "critic": self.critic_params, "critic_target": self.critic_target},
+            networks,
             i,
             env,
             train,

@@ -42,8 +42,9 @@ class TrainConfig:
     n_step: int = 1
     """Rewards of up to so many steps before a value is bootstrapped."""
     least_noise: float = 1.0
-    """Exploration noise of a seed's first world, as a share of the agent's; the last has all of it, those between in
-    even steps."""
+    """A seed's first world explores with so many times the agent's own noise, the last with `most_noise` times, those
+    between in even steps."""
+    most_noise: float = 1.0
     buffer_capacity: int = 1_000_000
     """Transitions kept per seed."""
     log_every: int = 1_000
@@ -67,7 +68,10 @@ class TrainConfig:
         whole(self, "train", "checkpoint_every", "keep_checkpoints", "n_step")
         whole(self, "train", "warmup_steps", least=0)
         whole_or_null(self, "train", "updates_per_iteration")
-        within(self, "train", "least_noise", "max_bad_share", interval="[0, 1]")
+        within(self, "train", "max_bad_share", interval="[0, 1]")
+        not_negative(self, "train", "least_noise")
+        least = f"at least train.least_noise={self.least_noise}"
+        require(self.most_noise >= self.least_noise, "train.most_noise", self.most_noise, least)
         require(
             self.buffer_capacity >= self.num_envs,
             "train.buffer_capacity",

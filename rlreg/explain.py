@@ -101,6 +101,10 @@ def _families(group: str) -> list[str]:
     return [f"{family}/{name.removesuffix('.yaml')}" for family, node in stored.items() for name in node] + files
 
 
+_OF_A_PRESET = re.compile(r"In '(\w+)/([^']+)': \w+ raised while composing.*\nKey .* not in '(\w+)'\n +full_key: (\S+)")
+"""Hydra's words for a file of a group that sets what the rest of the configuration lacks."""
+
+
 def _explain_key(error: BaseException, cause: BaseException) -> str | None:
     """A misspelt key, with the closest right one, or a value of the wrong type."""
     override = re.match(r"Could not override '([^']+)'", str(error))
@@ -112,6 +116,9 @@ def _explain_key(error: BaseException, cause: BaseException) -> str | None:
     lacking = re.match(r"Key '([^']+)' not in", message)
     if key and lacking and lacking.group(1) not in key.split("."):  # of a list's element
         key = f"{key}.{lacking.group(1)}"
+    if preset := _OF_A_PRESET.match(str(error)):
+        group, name, of, setting = preset.groups()
+        return f"{group}={name} sets '{setting}', which {of} does not have; leave {group}={name} out"
     if "not in" not in message or not key:
         return _plainly(key, message) if key and message else None
     parent = getattr(cause, "parent_node", None)

@@ -30,6 +30,7 @@ BACKENDS = {"envs.dmc.make": "dm_control", "envs.gym.make": "gymnasium", "envs.d
 ADDED = {"env.backend": "auto", "env.spread": False, "env.deterministic": False}
 ADDED |= {"env.nconmax": None, "env.njmax": None, "agent.running_normalization": False}
 ADDED |= {"train.updates_per_iteration": None, "train.n_step": 1, "train.least_noise": 1.0}
+ADDED |= {"train.most_noise": 1.0}
 ADDED |= {"env.clip_actions": False, "agent.initialization": "pytorch", "agent.clip_error": False}
 ADDED |= {"products": "auto"}
 """Settings that came later, and the values that leave a run's fingerprint as it was before them."""

@@ -8,9 +8,10 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, main
+from omegaconf import OmegaConf
 from stable_baselines3 import DDPG
-from stable_baselines3 import TD3 as SB3TD3
+from stable_baselines3 import SAC as SB3SAC
 from test_runner import kill_after, start
 
 from agents.td3 import TD3, TD3Config
@@ -57,7 +58,24 @@ def test_every_regulariser_takes_n_step_batches(regularizer: Regularizer) -> Non
     assert torch.isfinite(losses[2]).all() and (losses[2] != losses[0]).all()
 
 
-@pytest.mark.parametrize("agent", ["beer", "td3"])
+@pytest.mark.parametrize(("agent", "least", "most"), [("td3", 0.02, 0.4), ("sac", 0.2, 1.0)])
+def test_worlds_explore_more_and_less(monkeypatch, capsys, agent: str, least: float, most: float) -> None:
+    """TD3's in units of the actions; SAC's in those of its policy's own spread."""
+    for scale in ("parallel", "parallel_gpu"):
+        assert main(monkeypatch, f"agent={agent}", f"scale={scale}", "--cfg", "job") == 0
+        config = OmegaConf.create(capsys.readouterr().out)
+        own = config.agent.get("exploration_noise", 1.0)
+        assert own * config.train.least_noise == pytest.approx(least)
+        assert own * config.train.most_noise == pytest.approx(most)
+
+
+def test_an_agent_without_what_the_scale_sets_is_refused_in_a_line(monkeypatch, capsys) -> None:
+    assert main(monkeypatch, "agent=dqn", "env=gym/CartPole-v1", "scale=parallel") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "scale=parallel sets 'agent.running_normalization'" in said
+
+
+@pytest.mark.parametrize("agent", ["beer", "sac"])
 def test_a_parallel_run_resumes_to_the_same_curve_and_its_export_acts_alike(runner, tmp_path, agent: str) -> None:
     settings = [*SMALL, f"agent={agent}", "seeds=2", "agent.batch_size=32"]
     whole = runner(*settings, f"run_dir={tmp_path}/whole")
@@ -79,6 +97,6 @@ def test_a_parallel_run_resumes_to_the_same_curve_and_its_export_acts_alike(runn
     assert (ours.normalizer.scale != 1).all()
     obs = torch.randn(2, 20, ours.obs_dim)
     for i, path in enumerate(exported.stdout.split()):
-        theirs = {"td3": SB3TD3, "beer": DDPG}[agent].load(path)
+        theirs = {"sac": SB3SAC, "beer": DDPG}[agent].load(path)
         action, _ = theirs.predict(obs[i].numpy(), deterministic=True)
         np.testing.assert_allclose(action, ours.act(obs)[i].detach().numpy(), atol=1e-5)

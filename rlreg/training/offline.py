@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 ACTING = (
-    *("warmup_steps", "num_envs", "updates_per_step", "updates_per_iteration", "n_step", "least_noise"),
+    *("warmup_steps", "num_envs", "updates_per_step", "updates_per_iteration", "n_step", "least_noise", "most_noise"),
     *("buffer_capacity", "keep_replay", "max_bad_share"),
 )
 """Settings of acting in worlds and of remembering it."""

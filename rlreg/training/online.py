@@ -63,7 +63,7 @@ class OnlineTraining(BatchTraining):
         rng, shape = Rng(seeds, device), (train.num_envs, agent.action_dim)
         self.random_action = Block(rng, "uniform", "act/warmup", shape)
         self.noise = Block(rng, "normal", "act/noise", shape)
-        self.noise_share = torch.linspace(train.least_noise, 1.0, train.num_envs, device=device)[:, None]
+        self.noise_share = torch.linspace(train.least_noise, train.most_noise, train.num_envs, device=device)[:, None]
         self.episodes = EpisodeWindow(len(seeds), train.num_envs, device)
         self.first_update = train.warmup_steps
         """The step from which on there are updates."""
@@ -88,7 +88,7 @@ class OnlineTraining(BatchTraining):
         with torch.no_grad():
             if self.step >= self.cfg.warmup_steps:
                 noise = self.noise.at(iteration)
-                action = self.agent.act(self.obs, noise if self.cfg.least_noise == 1 else noise * self.noise_share)
+                action = self.agent.act(self.obs, noise * self.noise_share)
             else:
                 action = 2.0 * self.random_action.at(iteration) - 1.0
         obs, reward, terminated, truncated, final_obs, bad = self.env.step(action)

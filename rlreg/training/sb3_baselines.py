@@ -47,7 +47,7 @@ class SB3Training:
 
     loop: ClassVar[Loop] = Loop.ONLINE
     unused: ClassVar[tuple[str, ...]] = (
-        *("updates_per_call", "updates_per_iteration", "n_step", "least_noise"),
+        *("updates_per_call", "updates_per_iteration", "n_step", "least_noise", "most_noise"),
         *("keep_replay", "keep_best", "video_every"),
     )
     """See `Training.unused`."""
