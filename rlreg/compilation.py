@@ -76,8 +76,8 @@ def compiled(function: Function, device: torch.device | str = "cpu") -> Function
         # its multipliers are larger, and Triton refuses them.
         options["constant_and_index_propagation"] = False
     else:
-        # Worth 3 to 6 % of an update together: Inductor would turn `x @ w + bias` back into a product that begins from a
-        # copy of the bias, and check every buffer's sizes at each call.
+        # Worth 3 to 6 % of an update together: Inductor would turn `x @ w + bias` back into a product that begins from
+        # a copy of the bias, and check every buffer's sizes at each call.
         options |= {"pattern_matcher": False, "size_asserts": False}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
