@@ -45,6 +45,7 @@ class TrainConfig:
     """A seed's first world explores with so many times the agent's own noise, the last with `most_noise` times, those
     between in even steps."""
     most_noise: float = 1.0
+    """See `least_noise`."""
     buffer_capacity: int = 1_000_000
     """Transitions kept per seed."""
     log_every: int = 1_000
@@ -69,7 +70,7 @@ class TrainConfig:
         whole(self, "train", "warmup_steps", least=0)
         whole_or_null(self, "train", "updates_per_iteration")
         within(self, "train", "max_bad_share", interval="[0, 1]")
-        not_negative(self, "train", "least_noise")
+        within(self, "train", "least_noise", "most_noise", interval="[0, inf)")
         least = f"at least train.least_noise={self.least_noise}"
         require(self.most_noise >= self.least_noise, "train.most_noise", self.most_noise, least)
         require(

@@ -118,7 +118,8 @@ def _explain_key(error: BaseException, cause: BaseException) -> str | None:
         key = f"{key}.{lacking.group(1)}"
     if preset := _OF_A_PRESET.match(str(error)):
         group, name, of, setting = preset.groups()
-        return f"{group}={name} sets '{setting}', which {of} does not have; leave {group}={name} out"
+        mend = f"take another {group}, or that out of its file"
+        return f"{group}={name} sets '{setting}', which {of} does not have; {mend}"
     if "not in" not in message or not key:
         return _plainly(key, message) if key and message else None
     parent = getattr(cause, "parent_node", None)

@@ -69,6 +69,13 @@ def test_worlds_explore_more_and_less(monkeypatch, capsys, agent: str, least: fl
         assert own * config.train.most_noise == pytest.approx(most)
 
 
+@pytest.mark.parametrize("noise", ["train.least_noise=-0.1", "train.most_noise=0.5", "train.most_noise=inf"])
+def test_noise_that_is_none_is_refused_in_a_line(monkeypatch, capsys, noise: str) -> None:
+    assert main(monkeypatch, "env=gym/Pendulum-v1", noise) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and noise in said
+
+
 def test_an_agent_without_what_the_scale_sets_is_refused_in_a_line(monkeypatch, capsys) -> None:
     assert main(monkeypatch, "agent=dqn", "env=gym/CartPole-v1", "scale=parallel") == 2
     said = capsys.readouterr().err
