@@ -26,6 +26,16 @@ def coloured(path) -> int:
     return int(((chart.max(axis=2) - chart.min(axis=2)) > 60).sum())
 
 
+def pixels_of_curves(address: str, path, looks: int = 8) -> int:
+    """`coloured` of the page once it shows curves: on a busy machine the page's own time can run ahead of its drawing,
+    so that a picture comes too early; one that stays without curves is not excused by that."""
+    for look in range(1, looks + 1):
+        pictures.shoot(address, path, seconds=40 * look)
+        if (count := coloured(path)) > 2000:
+            break
+    return count
+
+
 @has_browser
 def test_twenty_runs_of_ten_seeds_open_with_their_curves(tmp_path):
     for run in range(20):
@@ -37,8 +47,6 @@ def test_twenty_runs_of_ten_seeds_open_with_their_curves(tmp_path):
     streams = list((tmp_path / "runs").rglob("events.out.tfevents.*"))
     assert len(streams) == 20
     with pictures.tensorboard(tmp_path / "runs") as address:
-        found = {}
-        for tab in ("timeseries", "custom_scalars"):
-            pictures.shoot(f"{address}/#{tab}", tmp_path / f"{tab}.png")
-            found[tab] = coloured(tmp_path / f"{tab}.png")
+        tabs = ("timeseries", "custom_scalars")
+        found = {tab: pixels_of_curves(f"{address}/#{tab}", tmp_path / f"{tab}.png") for tab in tabs}
     assert all(count > 2000 for count in found.values()), found
