@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from envs.backends import choose, make_batched
 from envs.gym_worker import raised
+from envs.notices import unsaid
 from rlreg.errors import UserError, unknown
 from rlreg.purpose import Purpose
 from rlreg.task import Task
@@ -30,12 +32,16 @@ OTHERS = ("Pendulum-v1", "Acrobot-v1", "CartPole-v1", "MountainCar-v0", "LunarLa
 """Tasks that are suggested beside MuJoCo's; all but the first have discrete actions."""
 
 
+def mujoco_ids() -> tuple[str, ...]:
+    """Gymnasium's own MuJoCo tasks."""
+    # v2 and v3 have no module: they are registered only to say that they are gone.
+    modules = {spec.id: str(spec.entry_point) for spec in gymnasium.registry.values()}
+    return tuple(id for id, module in modules.items() if module.startswith("gymnasium.envs.mujoco."))
+
+
 def gym_ids() -> tuple[str, ...]:
     """The MuJoCo tasks that still run, and `OTHERS`: what to suggest. (Other ids work too.)"""
-    # v2 and v3 have no module: they are registered only to say that they are gone. Pusher-v4 needs mujoco<3.
-    modules = {spec.id: str(spec.entry_point) for spec in gymnasium.registry.values()}
-    mujoco = (id for id, module in modules.items() if module.startswith("gymnasium.envs.mujoco."))
-    return (*(id for id in mujoco if id != "Pusher-v4"), *OTHERS)
+    return (*(id for id in mujoco_ids() if id != "Pusher-v4"), *OTHERS)  # which needs mujoco<3
 
 
 def other_gym_ids() -> tuple[str, ...]:
@@ -165,7 +171,8 @@ def make_single(
             given = kwargs | _given(id, settings)
             if render_mode is not None:  # many environments do not know it
                 given["render_mode"] = render_mode
-            env = gymnasium.make(id, disable_env_checker=True, **given)
+            with unsaid() if id in mujoco_ids() else nullcontext():
+                env = gymnasium.make(id, disable_env_checker=True, **given)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv):
         raise unknown("Gymnasium id", id, gym_ids()) from None
     except (gymnasium.error.Error, ImportError, TypeError) as error:  # a missing package, a mistaken argument

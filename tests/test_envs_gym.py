@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -46,6 +51,29 @@ def test_every_suggested_id_reproduces_gymnasium(id: str) -> None:
             step = ours.step(torch.from_numpy(action))
             np.testing.assert_array_equal(step.final_obs[0, 0].numpy(), obs.astype(np.float32))
             assert step.reward.item() == np.float32(reward) and step.terminated.item() == terminated
+
+
+WORLDS = """
+import mujoco
+import envs.gym
+for backend in ("gymnasium", "mujoco"):
+    envs.gym.make("HalfCheetah-v5", [0], backend=backend).reset()
+from envs.notices import unsaid
+for _ in range(2):
+    with unsaid():
+        mujoco.get_mju_user_warning()("what else there is to say")
+assert mujoco.get_mju_user_warning() is None
+"""
+
+
+def test_models_of_others_are_loaded_in_silence(tmp_path) -> None:
+    """MuJoCo would warn of an attribute in Gymnasium's own file, for each world, and leave MUJOCO_LOG.TXT."""
+    command = [sys.executable, "-c", WORLDS]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr == 2 * "WARNING: what else there is to say\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_actions_reach_gymnasiums_bounds() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.notices import unsaid
 from envs.physics.base import Physics
 from envs.physics.batched_task import BatchedTask
 from envs.streams import EpisodeStreams
@@ -31,7 +32,8 @@ class BatchedGymTask(BatchedTask):
 
     def __init__(self, xml_file: str, frame_skip: int) -> None:
         """`xml_file`: one of Gymnasium's own models. `frame_skip`: physics steps an action."""
-        model = mujoco.MjModel.from_xml_path(str(ASSETS / xml_file))
+        with unsaid():
+            model = mujoco.MjModel.from_xml_path(str(ASSETS / xml_file))
         super().__init__(model, frame_skip * model.opt.timestep)
         self.dt = model.opt.timestep * frame_skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.dmc.dm_control_env import suite
+from envs.notices import unsaid
 from envs.physics.batched_task import BatchedTask
 from envs.streams import EpisodeStreams
 
@@ -44,8 +44,7 @@ def compiled(xml: str | bytes, assets: dict[str, bytes] = suite.common.ASSETS) -
     spec = mujoco.MjSpec.from_string(text, include=assets, assets=assets)
     for texture in spec.textures:
         texture.width = texture.height = 1
-    with warnings.catch_warnings():  # of an attribute that the suite's own models use
-        warnings.filterwarnings("ignore", message=".*settotalmass")
+    with unsaid():
         return spec.compile()
 
 
