@@ -85,7 +85,10 @@ def test_a_run_leaves_results_events_and_checkpoints(runner, tmp_path):
     [
         pytest.param(["env=gym/Pendulum-v1", "agent=beer_td3", "compile=compile"], marks=pytest.mark.slow),
         # A task that changes its model every episode; the ring wraps around (300 slots, 400 rows).
-        ["env=dmc/finger-turn_hard", "agent=beer", "seeds=2", "train.buffer_capacity=300"],
+        [
+            *("env=dmc/finger-turn_hard", "agent=beer", "seeds=2", "train.buffer_capacity=300"),
+            *("eval.every=200", "eval.episodes=1"),
+        ],
         ["env=gym/Hopper-v4", "agent=infer", "seeds=1", "train.num_envs=2"],
     ],
 )
