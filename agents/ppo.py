@@ -58,7 +58,8 @@ class PPOConfig:
     def __post_init__(self) -> None:
         group = "agent.student"
         checks.whole(self, group, "hidden_dim", "filters", "head_dim", "num_envs", "rollout_length", "epochs")
-        checks.positive(self, group, "learning_rate", "adam_eps", "clip", "max_grad_norm")
+        checks.positive(self, group, "learning_rate", "adam_eps")
+        checks.positive(self, group, "clip", "max_grad_norm", or_infinite=True)
         checks.not_negative(self, group, "value_coefficient", "entropy_coefficient")
         checks.within(self, group, "discount", interval="(0, 1)")
         checks.within(self, group, "gae_lambda", interval="[0, 1]")

@@ -72,7 +72,8 @@ class TD3Config(AgentConfig):
     def __post_init__(self) -> None:
         checks.widths(self, "agent", "hidden")
         checks.whole(self, "agent", "num_critics", "policy_delay", "batch_size")
-        checks.not_negative(self, "agent", "target_noise", "target_noise_clip", "exploration_noise")
+        checks.not_negative(self, "agent", "target_noise", "exploration_noise")
+        checks.not_negative(self, "agent", "target_noise_clip", or_infinite=True)
         checks.positive(self, "agent", "actor_learning_rate", "critic_learning_rate")
         checks.within(self, "agent", "discount", interval="(0, 1)")
         checks.within(self, "agent", "tau", interval="(0, 1]")

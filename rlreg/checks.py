@@ -6,6 +6,7 @@ calls it `agent.learning_rate`, as a user wrote it.
 
 from __future__ import annotations
 
+import math
 import re
 from numbers import Integral, Real
 from typing import Any
@@ -14,9 +15,10 @@ from rlreg.errors import require
 
 
 def whole(settings: Any, group: str, *names: str, least: int = 1) -> None:
-    """Whole numbers, `least` or more."""
+    """Whole numbers, `least` or more, that tensors can hold."""
     for name, value in _values(settings, names):
         require(_is(value, Integral) and value >= least, f"{group}.{name}", value, f"a whole number >= {least}")
+        require(value < 2**63, f"{group}.{name}", value, "a whole number < 2^63")
 
 
 def whole_or_null(settings: Any, group: str, *names: str) -> None:
@@ -26,16 +28,18 @@ def whole_or_null(settings: Any, group: str, *names: str) -> None:
         require(good, f"{group}.{name}", value, "a whole number >= 1, or null")
 
 
-def positive(settings: Any, group: str, *names: str) -> None:
-    """Numbers above 0."""
+def positive(settings: Any, group: str, *names: str, or_infinite: bool = False) -> None:
+    """Numbers above 0; infinity too where it stands for no limit."""
     for name, value in _values(settings, names):
         require(_is(value, Real) and value > 0, f"{group}.{name}", value, "a number > 0")
+        require(or_infinite or value < math.inf, f"{group}.{name}", value, "a finite number > 0")
 
 
-def not_negative(settings: Any, group: str, *names: str) -> None:
-    """Numbers from 0 on."""
+def not_negative(settings: Any, group: str, *names: str, or_infinite: bool = False) -> None:
+    """Numbers from 0 on; infinity too where it stands for no limit."""
     for name, value in _values(settings, names):
         require(_is(value, Real) and value >= 0, f"{group}.{name}", value, "a number >= 0")
+        require(or_infinite or value < math.inf, f"{group}.{name}", value, "a finite number >= 0")
 
 
 def within(settings: Any, group: str, *names: str, interval: str) -> None:

@@ -56,6 +56,8 @@ def explain(error: BaseException) -> str | None:
         return f"a file of the configuration is not UTF-8 text ({error.reason})"
     if isinstance(error, RecursionError) and any("omegaconf" in f.filename for f in extract_tb(error.__traceback__)):
         return "a file of the configuration refers to itself"
+    if isinstance(error, OverflowError) and (key := re.search(r"full_key: (\S+)", str(error))):
+        return f"{key.group(1)}: a number that is too large"
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
         return f"{mark.name}, line {mark.line + 1}: no YAML ({error.problem})"
     if isinstance(error, HydraException | OmegaConfBaseException):

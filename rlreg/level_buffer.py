@@ -44,7 +44,7 @@ class Priority:
         checks.one_of(self, name, "score", *scores)
         checks.one_of(self, name, "transform", *TRANSFORMS)
         checks.one_of(self, name, "support", *SUPPORTS)
-        checks.positive(self, name, "temperature")
+        checks.positive(self, name, "temperature", or_infinite=True)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from rlreg import checks
 from rlreg.errors import UserError
 
 WHOLE, POSITIVE, NOT_NEGATIVE = (checks.whole, {}), (checks.positive, {}), (checks.not_negative, {})
+NO_LIMIT = (checks.positive, {"or_infinite": True})
 FROM_2 = (checks.whole, {"least": 2})
 OPEN, HALF_OPEN, CLOSED = (
     (checks.within, {"interval": interval}) for interval in ("(0, 1)", "(0, 1]", "[0, 1]")
@@ -21,7 +22,8 @@ SEED, WIDTHS = (checks.random_seed, {}), (checks.widths, {})
     [
         (WHOLE, [1, 7]),
         (FROM_2, [2, 64]),
-        (POSITIVE, [1e-9, 3, math.inf]),
+        (POSITIVE, [1e-9, 3]),
+        (NO_LIMIT, [1e-9, math.inf]),
         (NOT_NEGATIVE, [0, 0.0, 2.5]),
         (OPEN, [0.5, 1e-9]),
         (HALF_OPEN, [0.5, 1]),
@@ -41,8 +43,12 @@ def test_values_in_range_pass(check, good):
     [
         (WHOLE, [0, -1, 1.5, True, "1", None], "a whole number >= 1"),
         (FROM_2, [1], "a whole number >= 2"),
+        (WHOLE, [2**63], "a whole number < 2^63"),
         (POSITIVE, [0, -1.0, math.nan, "fast", False], "a number > 0"),
+        (POSITIVE, [math.inf], "a finite number > 0"),
+        (NO_LIMIT, [0, math.nan], "a number > 0"),
         (NOT_NEGATIVE, [-1e-9, math.nan, "0"], "a number >= 0"),
+        (NOT_NEGATIVE, [math.inf], "a finite number >= 0"),
         (OPEN, [0, 1, math.nan], "a number in (0, 1)"),
         (HALF_OPEN, [0, 1.1], "a number in (0, 1]"),
         (CLOSED, [-0.1, 1.1], "a number in [0, 1]"),
