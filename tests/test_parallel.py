@@ -12,12 +12,18 @@ from conftest import TINY, main
 from omegaconf import OmegaConf
 from stable_baselines3 import DDPG
 from stable_baselines3 import SAC as SB3SAC
+from test_no_looks import ACT, OBS, SEEDS, Drift
 from test_runner import kill_after, start
 
 from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Batch, NStepBatch
+from rlreg.config import EvalConfig, TrainConfig
 from rlreg.networks import RunningNormalizer
+from rlreg.purpose import Purpose
 from rlreg.regularizers import BEER, DR3, InFeR, Regularizer
+from rlreg.run_folder import RunFolder
+from rlreg.training.online import OnlineTraining
+from rlreg.training.speed import Speed
 
 SMALL = [*TINY, "scale=parallel", "env=dmc/reacher-easy", "env.action_repeat=20", "train.num_envs=8", "eval.every=160"]
 SMALL += ["train.total_steps=800", "train.warmup_steps=80", "train.log_every=160", "train.checkpoint_every=160"]
@@ -67,6 +73,27 @@ def test_worlds_explore_more_and_less(monkeypatch, capsys, agent: str, least: fl
         own = config.agent.get("exploration_noise", 1.0)
         assert own * config.train.least_noise == pytest.approx(least)
         assert own * config.train.most_noise == pytest.approx(most)
+
+
+def test_each_world_acts_by_its_own_share_of_the_noise(tmp_path) -> None:
+    """Of four worlds from 0 to 2: the first acts as the policy says, the last by twice the agent's noise."""
+    agent = TD3(TD3Config(hidden=[8], batch_size=4, exploration_noise=0.01), Regularizer(), OBS, ACT, SEEDS)
+    train = TrainConfig(total_steps=100, warmup_steps=4, num_envs=4, least_noise=0.0, most_noise=2.0)
+    worlds = {}
+
+    def make_env(num_envs: int, purpose: Purpose) -> Drift:
+        return worlds.setdefault(purpose, Drift(num_envs))
+
+    loop = OnlineTraining(agent, make_env, train, EvalConfig(episodes=1), RunFolder(tmp_path), "eager")
+    loop.speed = Speed(0)
+    loop._begin()
+    loop._iterate()  # of the warm-up
+    done, step = [], worlds[Purpose.TRAIN].step
+    worlds[Purpose.TRAIN].step = lambda action: done.append(action) or step(action)
+    without = agent.act(loop.obs)
+    loop._iterate()
+    share = torch.tensor([0.0, 2 / 3, 4 / 3, 2.0])[:, None]
+    torch.testing.assert_close(done[0], without + 0.01 * share * agent.rng.normal("act/noise", 1, (4, ACT)))
 
 
 @pytest.mark.parametrize("noise", ["train.least_noise=-0.1", "train.most_noise=0.5", "train.most_noise=inf"])
