@@ -166,6 +166,22 @@ class TestRay:
             launchers.ray([run], jobs=1)
         assert (tmp_path / "long.saved").exists()
 
+    def test_a_run_is_told_to_stop_until_it_has(self, tmp_path, monkeypatch) -> None:
+        """Ray's first two cancellations are lost; those that come while the run saves do it no harm."""
+        import ray
+
+        cancel, asked = ray.cancel, []
+        monkeypatch.setattr(ray, "cancel", lambda handle: asked.append(handle) or (len(asked) > 2 and cancel(handle)))
+        monkeypatch.setattr(launchers, "AGAIN_SECONDS", 0.05)
+        run = python(tmp_path, "long", SAVES, str(tmp_path / "long.saved"))
+        when(
+            lambda: run.log.exists() and "training" in run.log.read_text(),
+            lambda: os.kill(os.getpid(), signal.SIGINT),
+        )
+        with pytest.raises(Interrupted):
+            launchers.ray([run], jobs=1)
+        assert (tmp_path / "long.saved").exists() and len(asked) >= 3
+
 
 # Begins a run, and keeps count of it.
 BEGINS = "import os, sys; open(sys.argv[1], 'a').write('.'); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
