@@ -24,8 +24,8 @@ def whole(settings: Any, group: str, *names: str, least: int = 1) -> None:
 def whole_or_null(settings: Any, group: str, *names: str) -> None:
     """Whole numbers, 1 or more, or nothing at all."""
     for name, value in _values(settings, names):
-        good = value is None or (_is(value, Integral) and value >= 1)
-        require(good, f"{group}.{name}", value, "a whole number >= 1, or null")
+        good = value is None or (_is(value, Integral) and 1 <= value < 2**63)
+        require(good, f"{group}.{name}", value, "a whole number in [1, 2^63), or null")
 
 
 def positive(settings: Any, group: str, *names: str, or_infinite: bool = False) -> None:
@@ -73,7 +73,7 @@ def random_seed(settings: Any, group: str, *names: str) -> None:
 def widths(settings: Any, group: str, *names: str) -> None:
     """Lists of layers' widths: at least one, each at least 1."""
     for name, value in _values(settings, names):
-        good = bool(value) and all(_is(width, Integral) and width >= 1 for width in value)
+        good = bool(value) and all(_is(width, Integral) and 1 <= width < 2**63 for width in value)
         require(good, f"{group}.{name}", list(value), "widths >= 1, such as [256,256]")
 
 

@@ -24,6 +24,7 @@ from rlreg.interrupts import Interrupted, interrupts
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 30.0
 AGAIN_SECONDS = 2.0
+"""Between cancellations of a Ray task that has not ended yet."""
 WAIT = "RLREG_WAIT"
 """Set for the runs of tables and sweeps: where another process is in a run's folder, they wait for it."""
 STOPPED = 130  # the status of a run that was told to stop

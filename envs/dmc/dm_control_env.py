@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.dmc.task_names import EPISODE_STEPS, check
+from envs.notices import NOTICE
 from rlreg.errors import NonFiniteError, UserError
 from rlreg.video.opengl import drawing, import_without_drawing
 
@@ -30,7 +31,7 @@ with warnings.catch_warnings():
         ) from None
 
 # MuJoCo announces, for every world, the removal of an attribute that the suite's own models use.
-logging.getLogger("absl").addFilter(lambda record: "settotalmass" not in record.getMessage())
+logging.getLogger("absl").addFilter(lambda record: NOTICE not in record.getMessage())
 
 
 class DMControlEnv(gymnasium.Env):
