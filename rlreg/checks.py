@@ -22,10 +22,11 @@ def whole(settings: Any, group: str, *names: str, least: int = 1) -> None:
 
 
 def whole_or_null(settings: Any, group: str, *names: str) -> None:
-    """Whole numbers, 1 or more, or nothing at all."""
+    """Whole numbers, 1 or more, that tensors can hold, or nothing at all."""
     for name, value in _values(settings, names):
-        good = value is None or (_is(value, Integral) and 1 <= value < 2**63)
-        require(good, f"{group}.{name}", value, "a whole number in [1, 2^63), or null")
+        good = value is None or (_is(value, Integral) and value >= 1)
+        require(good, f"{group}.{name}", value, "a whole number >= 1, or null")
+        require(value is None or value < 2**63, f"{group}.{name}", value, "a whole number < 2^63, or null")
 
 
 def positive(settings: Any, group: str, *names: str, or_infinite: bool = False) -> None:
@@ -74,7 +75,7 @@ def widths(settings: Any, group: str, *names: str) -> None:
     """Lists of layers' widths: at least one, each at least 1."""
     for name, value in _values(settings, names):
         good = bool(value) and all(_is(width, Integral) and 1 <= width < 2**63 for width in value)
-        require(good, f"{group}.{name}", list(value), "widths >= 1, such as [256,256]")
+        require(good, f"{group}.{name}", list(value), "whole numbers in [1, 2^63), such as [256,256]")
 
 
 def multiple_of(settings: Any, group: str, *names: str, stride: str) -> None:

@@ -17,6 +17,7 @@ from rlreg.regularizers import SCHEMAS
 from rlreg.schemas import store
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+MOST_THREADS = 1024
 
 
 @dataclass
@@ -216,7 +217,7 @@ class LauncherConfig:
         whole(self, "launcher", "jobs")
         if self.minutes is not None:
             positive(self, "launcher", "minutes")
-        whole(self, "launcher", "threads", least=0)
+        _check_threads("launcher.threads", self.threads)
         not_negative(self, "launcher", "gpus")
 
 
@@ -275,11 +276,16 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.episodes >= 1, "episodes", self.episodes, "a whole number >= 1")
-        require(self.threads >= 0, "threads", self.threads, "a whole number >= 0")
+        _check_threads("threads", self.threads)
         require(self.logger in ("tensorboard", "wandb"), "logger", self.logger, "tensorboard or wandb")
         stride = self.train.updates_per_call
         valid = f"a multiple of train.updates_per_call={stride}"
         require(self.eval.every % stride == 0, "eval.every", self.eval.every, valid)
+
+
+def _check_threads(field: str, threads: int) -> None:
+    """Not bounded by this machine's cores: a run may be continued on a smaller one."""
+    require(0 <= threads <= MOST_THREADS, field, threads, f"a whole number in [0, {MOST_THREADS}]")
 
 
 def register_schemas() -> None:

@@ -53,7 +53,7 @@ def test_values_in_range_pass(check, good):
         (HALF_OPEN, [0, 1.1], "a number in (0, 1]"),
         (CLOSED, [-0.1, 1.1], "a number in [0, 1]"),
         (SEED, [-1, 2**31, 0.5], "a whole number in [0, 2^31)"),
-        (WIDTHS, [[], [256, 0], [1.5], [2**63]], "widths >= 1, such as [256,256]"),
+        (WIDTHS, [[], [256, 0], [1.5], [2**63]], "whole numbers in [1, 2^63), such as [256,256]"),
     ],
 )
 def test_values_out_of_range_are_one_line_that_names_field_value_and_what_is_valid(check, bad, valid):

@@ -135,6 +135,7 @@ MISTAKES = {
     f"agent.tau={10**400}": "agent.tau: a number that is too large",
     f"agent.batch_size={10**20}": f"agent.batch_size={10**20} is not valid; give a whole number < 2^63",
     "agent.discount=high": "agent.discount=high is not valid; give a number",
+    "threads=1000000": "threads=1000000 is not valid; give a whole number in [0, 1024]",
     "seeds=0": "seeds=0 is not valid; give a number of seeds in 1 .. 10000, or a list",
     "seeds=[1,1]": "seeds=[1, 1] is not valid",
     "seeds=[[1,2]]": "seeds=[[1, 2]] is not valid",
