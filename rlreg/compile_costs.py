@@ -7,7 +7,8 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +44,7 @@ class Costs:
 
     eager_ms: float | None = None
     share: float | None = None
-    """Of an eager update's time that a compiled one took, both of one run: other programs slow both."""
+    """Of an eager update's CPU time that a compiled one took, one measured right after the other."""
     seconds: float | None = None
     """That compiling took, the least so far."""
     times: int = 0
@@ -140,38 +141,58 @@ def _least(known: float | None, new: float | None) -> float | None:
     return min((value for value in (known, new) if value is not None), default=None)
 
 
-def seconds(work: Callable[[], Any]) -> float:
+@dataclass(frozen=True)
+class Seconds:
+    """By the clock, and of this process's CPUs, which other programs cannot take much of."""
+
+    clock: float
+    cpu: float
+
+
+def seconds(work: Callable[[], Any]) -> Seconds:
     """How long `work` takes."""
-    started = time.perf_counter()
+    clock, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return Seconds(time.perf_counter() - clock, time.process_time() - cpu)
 
 
-def time_eager(agent: BatchAgent, update: Callable[..., Any], variants: list[tuple[Hashable, ...]]) -> float:
-    """Milliseconds of an eager update, the mean over `variants`; the agent is then as it was.
+def least(times: Sequence[Seconds]) -> Seconds:
+    """The least of each kind: what other programs took is none of the work's."""
+    return Seconds(min(t.clock for t in times), min(t.cpu for t in times))
+
+
+def time_eager(agent: BatchAgent, update: Callable[..., Any], variants: list[tuple[Hashable, ...]]) -> Seconds:
+    """An eager update's time, the mean over `variants`; the agent is then as it was.
 
     Of each variant the least counts: the first ones allocate, and what other programs take is none of the update's. An
     update is a function of the agent's state, the batch and its number, so that one made and taken back leaves no
     trace.
     """
     number = torch.ones((), dtype=torch.int64, device=agent.device)
-    least: dict[Hashable, float] = {}
+    times = defaultdict(list)
     with put_back(agent.state()):
         for variant in [*variants, *variants]:
-            taken = seconds(partial(update, number, variant))
-            least[variant] = min(taken, least.get(variant, taken))
-    return 1000 * statistics.fmean(least[variant] for variant in variants)
+            times[variant].append(seconds(partial(update, number, variant)))
+    return _mean(times, variants)
 
 
-def choice(earlier: dict[str, Any], num_updates: int, book: CostBook, time_one: Callable[[], float]) -> dict[str, Any]:
+def _mean(times: Mapping[Hashable, Sequence[Seconds]], variants: Iterable[Hashable]) -> Seconds:
+    """Over `variants`, of the least that each took."""
+    taken = [least(times[variant]) for variant in variants]
+    return Seconds(statistics.fmean(t.clock for t in taken), statistics.fmean(t.cpu for t in taken))
+
+
+def choice(
+    earlier: dict[str, Any], num_updates: int, book: CostBook, time_one: Callable[[], Seconds]
+) -> dict[str, Any]:
     """Whether `compile=auto` compiles a run of so many updates: `pays`, decided once in a run and then kept with it.
 
     So a resumed run goes on by the same program: `earlier` is what was decided before, and `time_one` measures an eager
-    update's milliseconds where it is not decided yet.
+    update where it is not decided yet.
     """
     if earlier.get("updates") == num_updates:
         return earlier
-    costs = book.note(eager_ms=time_one())
+    costs = book.note(eager_ms=1000 * time_one().clock)
     print(f"compile=auto: {costs.reason(num_updates)}", flush=True)
     return {"updates": num_updates, "pays": costs.pays(num_updates)}
 
@@ -189,26 +210,33 @@ def put_back(state: Mapping[str, Any]) -> Iterator[None]:
 class Watched:
     """A compiled `update(number, variant)` that notes what compiling took and what it saves, then only passes on."""
 
-    def __init__(self, update: Callable[..., Any], book: CostBook, eager_ms: float | None) -> None:
-        """`eager_ms`: what this run measured of the eager update; None where it did not."""
-        self._update, self._book, self._eager_ms = update, book, eager_ms
-        self._first: dict[Hashable, float] = {}
-        self._later: list[float] = []
+    def __init__(self, update: Callable[..., Any], book: CostBook, time_eager: Callable[[], Seconds]) -> None:
+        """`time_eager` measures the eager update, beside which the compiled one is seen."""
+        self._update, self._book, self._time_eager = update, book, time_eager
+        self._first: dict[Hashable, Seconds] = {}
+        self._later: dict[Hashable, list[Seconds]] = defaultdict(list)
+        self._variants: list[Hashable] = []
+        """Of the later calls, one by one."""
 
     def __call__(self, number: Tensor, variant: Hashable) -> Any:
-        if len(self._later) == WATCHED:
+        if len(self._variants) == WATCHED:
             return self._update(number, variant)
-        started = time.perf_counter()
-        out = self._update(number, variant)
-        taken = time.perf_counter() - started
+        out = None
+
+        def update() -> None:
+            nonlocal out
+            out = self._update(number, variant)
+
+        taken = seconds(update)
         if variant in self._first:
-            self._later.append(taken)
+            self._variants.append(variant)
+            self._later[variant].append(taken)
         else:
             self._first[variant] = taken
+            self._variants.clear()
             self._later.clear()
-        if len(self._later) == WATCHED:
-            usual = statistics.fmean(self._later)
-            compiling = sum(self._first.values()) - usual * len(self._first)
-            share = 1000 * usual / self._eager_ms if self._eager_ms else None
-            self._book.note(share=share, seconds=max(compiling, 0.0))
+        if len(self._variants) == WATCHED:
+            usual = _mean(self._later, self._variants)
+            compiling = sum(first.clock for first in self._first.values()) - usual.clock * len(self._first)
+            self._book.note(share=usual.cpu / self._time_eager().cpu, seconds=max(compiling, 0.0))
         return out

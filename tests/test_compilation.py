@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from conftest import ROOT
 
 from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Replay
-from rlreg.compilation import prepare
+from rlreg.checkpoint import flatten
+from rlreg.compilation import DirectCalls, compiled, prepare
 from rlreg.errors import UserError
 from rlreg.regularizers import BEER
 
@@ -89,6 +90,52 @@ def test_several_updates_a_call_are_those_one_by_one(trained, mode: str) -> None
     for name in ("actor_params", "critic_params", "actor_target", "critic_target"):
         torch.testing.assert_close(getattr(agent, name), getattr(alone, name), rtol=0, atol=0)
     torch.testing.assert_close(metrics, alone_metrics, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
+def test_calls_past_dynamo_are_those_by_way_of_it_to_the_bit(trained, monkeypatch) -> None:
+    direct, direct_metrics = trained(3, 2, "compile")
+    monkeypatch.setattr("rlreg.compilation.DirectCalls", compiled)
+    other, other_metrics = train(range(3), 2, "compile", UPDATES)
+    torch.testing.assert_close(flatten(direct.state()), flatten(other.state()), rtol=0, atol=0)
+    torch.testing.assert_close(direct_metrics, other_metrics, rtol=0, atol=0)
+
+
+class Box:
+    """What updates below read and write."""
+
+    def __init__(self) -> None:
+        self.x = torch.zeros(3)
+
+
+def in_place(box: Box, step: torch.Tensor) -> torch.Tensor:
+    return box.x.add_(step)
+
+
+def anew(box: Box, step: torch.Tensor) -> torch.Tensor:
+    box.x = box.x + step
+    return box.x
+
+
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
+@pytest.mark.parametrize(("change", "returned", "direct"), [
+    (in_place, lambda x, step: {"sum": x.sum(), "pair": (x * 2, x.sum() + step)}, True),
+    (in_place, lambda x, step: {"sum": x.sum(), "step": step}, False),  # no result of the program
+    (in_place, lambda x, step: {"sum": x.sum(), "one": 1.0}, False),
+    (anew, lambda x, step: {"sum": x.sum()}, False),  # another tensor at each call
+])  # fmt: skip
+def test_only_what_is_changed_in_place_is_called_past_dynamo(change, returned, direct) -> None:
+    def update(box: Box, step: torch.Tensor, double: bool) -> dict[str, object]:
+        return returned(change(box, step * 2 if double else step), step)
+
+    seen, expected = Box(), Box()
+    program = DirectCalls(partial(update, seen))
+    for number in range(1, 9):
+        step = torch.tensor(number)
+        out = program(step, number % 3 == 0)
+        torch.testing.assert_close(out, update(expected, step, number % 3 == 0), rtol=0, atol=0)
+    assert torch.equal(seen.x, expected.x)
+    assert [program.is_direct(double) for double in (False, True)] == [direct, direct]
 
 
 def test_auto_compiles_only_where_that_is_worthwhile() -> None:

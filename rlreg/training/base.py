@@ -18,7 +18,7 @@ from rlreg.agent import Agent, BatchAgent
 from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints, Damaged, copy_into, flatten
 from rlreg.compilation import WORTHWHILE_UPDATES, Update, check_mode, prepare
-from rlreg.compile_costs import LEAST_UPDATES, CostBook, Watched, choice, time_eager
+from rlreg.compile_costs import LEAST_UPDATES, CostBook, Seconds, Watched, choice, time_eager
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.eval_table import EvalTable
@@ -343,7 +343,6 @@ class BatchTraining(Training):
         """Made when there is something to learn from, by which it is measured whether compiling pays."""
         self.compiled: dict[str, Any] = {}
         """Whether that was found to pay, for a run of how many updates."""
-        self.eager_ms: float | None = None
         self.update_number = torch.zeros((), dtype=torch.int64, device=agent.device)
 
     def _learn(self) -> None:
@@ -365,7 +364,7 @@ class BatchTraining(Training):
         if device.type == "cpu" and self.compile != "eager":
             book = CostBook(self.agent)
             worthwhile = self.compile == "compile" or self._pays(book)
-            watch = partial(Watched, book=book, eager_ms=self.eager_ms)
+            watch = partial(Watched, book=book, time_eager=self._time_eager)
         if worthwhile and self.compile != "eager":  # the compiler's import takes a second
             torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
         return prepare(self._update, self.compile, device, worthwhile, self.per_call, watch)
@@ -375,16 +374,14 @@ class BatchTraining(Training):
         if self.num_updates < LEAST_UPDATES:
             return False
 
-        def time_one() -> float:
+        def time_one() -> Seconds:
             with self.products.using():
-                self.eager_ms = self._time_eager()
-            return self.eager_ms
+                return self._time_eager()
 
         self.compiled = choice(self.compiled, self.num_updates, book, time_one)
         return self.compiled["pays"]
 
-    def _time_eager(self) -> float:
-        """Milliseconds of an eager update."""
+    def _time_eager(self) -> Seconds:
         return time_eager(self.agent, self._update, [self.agent.variant(number) for number in range(1, 7)])
 
     def _results(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from rlreg.agent import CurriculumAgent
 from rlreg.checkpoint import flatten
 from rlreg.compilation import check_mode, compiled_or_eager
-from rlreg.compile_costs import CostBook, choice, put_back, seconds
+from rlreg.compile_costs import CostBook, Seconds, choice, least, put_back, seconds
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.files import write_atomic
@@ -129,21 +129,21 @@ class CurriculumTraining(Training):
         mode, total = self.compile, self.cfg.total_steps
         if mode == "eager" or self.agent.device.type != "cpu" or (mode == "auto" and total < LEAST_UPDATES):
             return
-        book, eager_ms = CostBook(self.agent.student), None
+        book, eager = CostBook(self.agent.student), None
 
-        def time_one() -> float:
-            nonlocal eager_ms
-            eager_ms = 1000 * min(seconds(self.agent.practise) for _ in range(2))
-            return eager_ms
+        def time_one() -> Seconds:
+            nonlocal eager
+            eager = least([seconds(self.agent.practise) for _ in range(2)])
+            return eager
 
         if mode == "auto":
             self.compiled = choice(self.compiled, total, book, time_one)
         if mode == "compile" or self.compiled["pays"]:
             torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
             self.agent.compile(partial(compiled_or_eager, strict=mode == "compile"))
-            first, *later = (seconds(self.agent.practise) for _ in range(3))
-            share = 1000 * min(later) / eager_ms if eager_ms else None
-            book.note(share=share, seconds=max(first - min(later), 0.0))
+            first, *later = [seconds(self.agent.practise) for _ in range(3)]
+            share = least(later).cpu / eager.cpu if eager else None
+            book.note(share=share, seconds=max(first.clock - least(later).clock, 0.0))
 
     # --------------------------------------------------- what is looked at
 
