@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -160,9 +161,11 @@ class BatchAgent(Agent, Policy):
         """
         return ()
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Where matrix products are computed in `precision`, while parameters and Adam stay in float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        if self.precision == "float32":  # nothing to switch: PyTorch keeps no program that does, for runs to come
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def observe(self, obs: Tensor) -> None:
         """Take note of what the worlds show, (S, N, O), before acting on it: for agents that keep count of it."""
