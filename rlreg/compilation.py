@@ -21,6 +21,8 @@ WORTHWHILE_UPDATES = 20_000
 Function = Callable[..., Any]
 Update = Function
 Watch = Callable[[Function], Function]
+_Run = tuple[Function, Sequence[Tensor], Sequence[Tensor]]
+"""A program, what it was given, and its results."""
 
 
 def check_mode(mode: str, device: torch.device) -> None:
@@ -76,7 +78,8 @@ def compiled(function: Function, device: torch.device | str = "cpu", watch: Watc
     # Unguarded are module constants and library functions, which stay as they are while a run lasts; checking
     # hundreds of them would cost 2-4 % of an update. Whatever hangs on `function` itself stays guarded.
     skip = getattr(torch.compiler, "skip_guard_on_globals_unsafe", None)  # torch 2.8
-    options: dict[str, Any] = {"guard_filter_fn": skip} if skip else {}
+    guards: dict[str, Any] = {"guard_filter_fn": skip} if skip else {}
+    options: dict[str, Any] = {}
     if torch.device(device).type == "cuda":
         # Inductor would fold the random generator's products into the arithmetic of indices, which is of 32 bits there:
         # its multipliers are larger, and Triton refuses them.
@@ -84,12 +87,11 @@ def compiled(function: Function, device: torch.device | str = "cpu", watch: Watc
     else:
         # Worth 3 to 6 % of an update together: Inductor would turn `x @ w + bias` back into a product that begins from
         # a copy of the bias, and check every buffer's sizes at each call.
-        options |= {"pattern_matcher": False, "size_asserts": False}
+        options = {"pattern_matcher": False, "size_asserts": False}
         # Worth 4 to 7 %: C++, not Python, calls one kernel after the other. The same bits.
         options["cpp_wrapper"] = True
     if watch is None:
-        return torch.compile(function, fullgraph=True, dynamic=False, options=options)
-    guards = {name: options.pop(name) for name in ("guard_filter_fn",) if name in options}
+        return torch.compile(function, fullgraph=True, dynamic=False, options=guards | options)
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Function:
         return watch(torch._inductor.compile(graph, inputs, options))
@@ -146,7 +148,7 @@ class DirectCalls:
 
     def __init__(self, update: Update) -> None:
         self._update = compiled(update, "cpu", self._watched)
-        self._seen: list[tuple[Function, tuple[Tensor, ...], Sequence[Tensor]]] = []
+        self._seen: list[_Run] = []
         self._calls: dict[Hashable, _Call | None] = {}
         self._direct: dict[Hashable, _Call] = {}
 
@@ -187,7 +189,7 @@ class _Call:
     spec: TreeSpec
 
     @classmethod
-    def of(cls, seen: Sequence[tuple[Function, Sequence[Tensor], Sequence[Tensor]]], step: Tensor, out: Any) -> Any:
+    def of(cls, seen: Sequence[_Run], step: Tensor, out: Any) -> _Call | None:
         """None where there is more to the call than one program."""
         if len(seen) != 1:
             return None
