@@ -23,8 +23,6 @@ from rlreg.interrupts import Interrupted, interrupts
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 30.0
-AGAIN_SECONDS = 2.0
-"""Between cancellations of a Ray task that has not ended yet."""
 WAIT = "RLREG_WAIT"
 """Set for the runs of tables and sweeps: where another process is in a run's folder, they wait for it."""
 STOPPED = 130  # the status of a run that was told to stop
@@ -120,7 +118,6 @@ class RayTasks:
             self.ray.init(ignore_reinit_error=True, log_to_driver=False)
         except ConnectionError as error:
             raise UserError(f"launcher=ray: no connection to the cluster ({error})") from None
-        self._told: dict[Any, float] = {}  # runs that are to stop: when they were told so
         there = self.ray.cluster_resources().get("GPU", 0.0)
         if gpus > there:  # not an error: a cluster may grow on demand
             print(f"warning: a run asks for {gpus:g} GPUs, Ray has {there:g} now; it waits until there are more")
@@ -132,8 +129,6 @@ class RayTasks:
     def status(self, handle: Any) -> int | None:
         ready, _ = self.ray.wait([handle], timeout=0)
         if not ready:
-            if time.monotonic() - self._told.get(handle, math.inf) > AGAIN_SECONDS:
-                self.stop(handle)
             return None
         try:
             return self.ray.get(handle)
@@ -144,8 +139,6 @@ class RayTasks:
             return -1
 
     def stop(self, handle: Any) -> None:
-        """Ray promises no more than to try, so that it is asked again until the task has ended."""
-        self._told[handle] = time.monotonic()
         self.ray.cancel(handle)
 
     def kill(self, handle: Any) -> None:
@@ -187,18 +180,17 @@ def _watch(command: Sequence[str], log: Path, folder: Path) -> int:
     """
     if sys.platform == "linux":
         command = [sys.executable, "-S", "-c", TETHERED, str(os.getpid()), *command]
-    process, told = _start(command, log, folder), False
-    while True:
-        try:
-            while process.poll() is None:  # not wait(): Ray's cancellation is seen between Python instructions only
-                time.sleep(POLL_SECONDS)
-            break
-        except KeyboardInterrupt:  # of which more may follow
-            if not told:
-                process.send_signal(signal.SIGTERM)  # not SIGINT: Ray blocks it in its workers and their children
-            told = True
-    if told:
-        raise KeyboardInterrupt
+    # Ray cancels by Python's handler of SIGINT, of which there is none where the signal was ignored when Ray was
+    # started: by a script in the background, say.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = _start(command, log, folder)
+    try:
+        while process.poll() is None:  # not wait(): Ray's cancellation is seen between Python instructions only
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)  # not SIGINT, which may be ignored
+        process.wait()
+        raise
     return process.returncode
 
 
