@@ -23,8 +23,8 @@ def _no_programs_yet(monkeypatch, tmp_path):
     ("costs", "num_updates", "pays"),
     [
         (Costs(), 10**9, False),  # nothing is known
-        (Costs(eager_ms=10.0), 12_000, False),  # 4 ms are expected to be saved: 48 s, of which compiling takes 40
-        (Costs(eager_ms=10.0), 13_000, True),  # 52 s are more than 1.25 times 40
+        (Costs(eager_ms=10.0), 9_900, False),  # 5 ms are expected to be saved: 49.5 s, of which compiling takes 40
+        (Costs(eager_ms=10.0), 10_100, True),  # 50.5 s are more than 1.25 times 40
         (Costs(eager_ms=10.0, share=0.5, seconds=30.0, times=2), 7_400, False),  # 37.0 s, and 37.5 are asked
         (Costs(eager_ms=10.0, share=0.5, seconds=30.0, times=2), 7_600, True),
         (Costs(eager_ms=10.0, share=0.5, seconds=30.0, times=1), 2_700, True),  # 10.5 s by Inductor's cache
