@@ -162,6 +162,11 @@ def least(times: Sequence[Seconds]) -> Seconds:
     return Seconds(min(t.clock for t in times), min(t.cpu for t in times))
 
 
+def share(compiled: Seconds, eager: Seconds) -> float | None:
+    """Of the eager update's CPU time; None where the system's clock is too coarse for it."""
+    return compiled.cpu / eager.cpu if eager.cpu > 0 else None
+
+
 def time_eager(agent: BatchAgent, update: Callable[..., Any], variants: list[tuple[Hashable, ...]]) -> Seconds:
     """An eager update's time, the mean over `variants`; the agent is then as it was.
 
@@ -239,5 +244,5 @@ class Watched:
         if len(self._variants) == WATCHED:
             usual = _mean(self._later, self._variants)
             compiling = sum(first.clock for first in self._first.values()) - usual.clock * len(self._first)
-            self._book.note(share=usual.cpu / self._time_eager().cpu, seconds=max(compiling, 0.0))
+            self._book.note(share=share(usual, self._time_eager()), seconds=max(compiling, 0.0))
         return out

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from rlreg.agent import CurriculumAgent
 from rlreg.checkpoint import flatten
 from rlreg.compilation import check_mode, compiled_or_eager
-from rlreg.compile_costs import CostBook, Seconds, choice, least, put_back, seconds
+from rlreg.compile_costs import CostBook, Seconds, choice, least, put_back, seconds, share
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.files import write_atomic
@@ -142,8 +142,8 @@ class CurriculumTraining(Training):
             torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
             self.agent.compile(partial(compiled_or_eager, strict=mode == "compile"))
             first, *later = [seconds(self.agent.practise) for _ in range(3)]
-            share = least(later).cpu / eager.cpu if eager else None
-            book.note(share=share, seconds=max(first.clock - least(later).clock, 0.0))
+            taken = share(least(later), eager) if eager else None
+            book.note(share=taken, seconds=max(first.clock - least(later).clock, 0.0))
 
     # --------------------------------------------------- what is looked at
 
