@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY, main
 
 from agents.td3 import TD3, TD3Config
 from rlreg.buffers import Replay
@@ -138,6 +138,36 @@ def test_only_what_is_changed_in_place_is_called_past_dynamo(monkeypatch, change
         torch.testing.assert_close(out, update(expected, step, number % 3 == 0), rtol=0, atol=0)
     assert torch.equal(seen.x, expected.x)
     assert [program.is_direct(double) for double in (False, True)] == [direct, direct]
+
+
+ONLINE = [*TINY, "env=gym/Pendulum-v1", "train.total_steps=200", "eval.every=200"]
+RUNS = {
+    "ddpg": ["agent=ddpg"],
+    "beer_td3": ["agent=beer_td3"],
+    "sac": ["agent=sac"],
+    "many worlds, n steps, normalised": ["agent=td3", "scale=parallel", "train.num_envs=4", "agent.batch_size=16"],
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_kind_of_update_in_a_run_is_called_past_dynamo(monkeypatch, tmp_path, run) -> None:
+    """Of Dynamo's programs, uncompiled."""
+    made, variants = [], set()
+
+    class Spied(DirectCalls):
+        def __init__(self, update):
+            super().__init__(update)
+            made.append(self)
+
+        def __call__(self, step, variant):
+            variants.add(variant)
+            return super().__call__(step, variant)
+
+    monkeypatch.setattr("rlreg.compilation.DirectCalls", Spied)
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: graph.forward)
+    assert main(monkeypatch, *ONLINE, *RUNS[run], "compile=compile", f"run_dir={tmp_path}/run") == 0
+    (program,) = made
+    assert variants and all(program.is_direct(variant) for variant in variants)
 
 
 def test_auto_compiles_only_where_that_is_worthwhile() -> None:

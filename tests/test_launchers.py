@@ -145,8 +145,10 @@ class TestRay:
         ray = pytest.importorskip("ray")
         # As a shell starts a script's background jobs; Ray and its workers inherit that.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        signal.signal(signal.SIGINT, before)
+        try:
+            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        finally:
+            signal.signal(signal.SIGINT, before)
         yield
         ray.shutdown()
 
