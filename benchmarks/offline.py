@@ -274,7 +274,6 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     seeds = args.seeds or ([1, 5] if args.device == "cpu" else [1, 5, 10])
-    torch._dynamo.config.recompile_limit = 100  # many learners share the one function `update` here
 
     data = random_data()
     contestants = [plain(data, args.device)] if "a2pr" in args.agents else []

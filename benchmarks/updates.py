@@ -23,7 +23,7 @@ import os
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -41,7 +41,7 @@ from agents.td3 import TD3, TD3Config
 from rlreg.agent import BatchAgent
 from rlreg.buffers import Replay
 from rlreg.compilation import prepare
-from rlreg.compile_costs import time_eager
+from rlreg.learner import Learner
 from rlreg.product_choice import SETTINGS, ProductChoice
 from rlreg.products import WAYS
 from rlreg.regularizers import BEER, Regularizer
@@ -191,19 +191,26 @@ def ours(
 
 
 def contestant(
-    name: str, label: str, learner: BatchAgent, memory: Any, mode: str, per_call: int = 1, products: str = "auto"
+    name: str,
+    label: str,
+    learner: BatchAgent,
+    memory: Any,
+    mode: str,
+    per_call: int = 1,
+    products: str = "auto",
+    by_seed: bool = True,
 ) -> Contestant:
-    """A learner of ours that updates from `memory`, `per_call` updates per call; `label` is what its mode is called."""
-    batch_size = learner.batch_size
+    """A learner of ours that updates from `memory`, `per_call` updates per call; `label` is what its mode is called.
 
-    def update(number: torch.Tensor, variant: tuple[Hashable, ...]) -> dict[str, torch.Tensor]:
-        assert products  # a program of its own: Dynamo would give it that of an equal learner with other products
-        return learner.update(memory.sample("replay", number, batch_size), number, *variant)
-
+    Without `by_seed` a compiled stack is one program even where the runs have one of a single seed.
+    """
+    whole = Learner(learner, memory)
+    parts = whole.seed_by_seed() if mode == "compile" and by_seed else []
     choice = ProductChoice(products, learner.device, True)
     if choice.open:
-        choice.choose(lambda: time_eager(learner, update, [learner.variant(number) for number in range(1, 7)]))
-    program = prepare(update, mode, learner.device, per_call=per_call)
+        choice.choose((parts or [whole])[0].rehearse)
+    torch.compiler.reset()  # Dynamo would give it the program of an equal learner with other products
+    program = prepare(whole.update, mode, learner.device, per_call=per_call, parts=parts)
     number = torch.zeros((), dtype=torch.int64, device=learner.device)
     made = 0
 
@@ -408,7 +415,6 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     seeds = args.seeds or ([1, 2, 4, 8] if args.device == "cpu" else [1, 4, 10, 32, 100])
-    torch._dynamo.config.recompile_limit = 100  # many learners share the one function `update` here
 
     fast = "compile" if args.device == "cpu" else "graph"
     eager_seeds = sorted({seeds[0], seeds[-1]}) if args.device == "cpu" else seeds

@@ -25,6 +25,7 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from rlreg.buffers import Batch, DatasetBuffer
+from rlreg.checkpoint import flatten
 from rlreg.compilation import Function
 from rlreg.config import TrainConfig
 from rlreg.errors import UserError
@@ -166,6 +167,28 @@ class BatchAgent(Agent, Policy):
         if self.precision == "float32":  # nothing to switch: PyTorch keeps no program that does, for runs to come
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+    def of_seed(self, i: int) -> Self | None:
+        """Seed number `i` (its place in `seeds`) as an agent of one seed, whose tensors are its slices of this one's.
+
+        What either of them changes in place, the other has: but the step counts, which all seeds share; those of the
+        last seed are this one's, and the others keep their own. None of an agent that is made in a way of its own
+        (`for_env`), or whose `state` is not what it promises.
+        """
+        if type(self).for_env.__func__ is not Agent.for_env.__func__:
+            return None
+        sizes = self.obs_dim, self.action_dim
+        one = type(self)(self.config, self.regularizer, *sizes, self.seeds[i : i + 1], self.device)
+        own, shared = flatten(one.state()), flatten(self.state())
+        slices = {name: tensor[i : i + 1] if tensor.dim() else tensor for name, tensor in shared.items()}
+        if {name: x.shape for name, x in own.items()} != {name: x.shape for name, x in slices.items()}:
+            return None
+        for name, tensor in own.items():
+            if tensor.dim() or i == len(self.seeds) - 1:
+                tensor.set_(slices[name])
+            else:
+                tensor.copy_(slices[name])
+        return one
 
     def observe(self, obs: Tensor) -> None:
         """Take note of what the worlds show, (S, N, O), before acting on it: for agents that keep count of it."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -143,6 +144,13 @@ class Replay:
         slots = self._without_stand_ins(self.rng.integers(stream, step, (batch_size,), self.size))
         return self.returns(slots) if self.n_step > 1 else self.batch(self.rows[self._seed_index, slots])
 
+    def of_seed(self, i: int) -> Self:
+        """What seed number `i` has here, to sample from: the same memory, to which only this one adds."""
+        one = copy.copy(self)
+        one.rows, one.rng = self.rows[i : i + 1], self.rng.of_seed(i)
+        one._seed_index = self._seed_index[:1]
+        return one
+
     def _without_stand_ins(self, slots: Tensor) -> Tensor:
         """`slots` (S, B), each stand-in's replaced by the draw before it in the batch that is none.
 
@@ -225,6 +233,12 @@ class DatasetBuffer:
         """Uniform with replacement, every seed for itself: a function of (seed, stream, step)."""
         index = self.rng.integers(stream, step, (batch_size,), self.inserted)
         return _batch(self.rows[index], self.widths)
+
+    def of_seed(self, i: int) -> Self:
+        """The same transitions for seed number `i` alone."""
+        one = copy.copy(self)
+        one.rng = self.rng.of_seed(i)
+        return one
 
 
 def _widths(obs_dim: int, action_dim: int) -> tuple[int, ...]:

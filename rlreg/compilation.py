@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ Update = Function
 Watch = Callable[[Function], Function]
 _Run = tuple[Function, Sequence[Tensor], Sequence[Tensor]]
 """A program, what it was given, and its results."""
+_seen: list[_Run] = []
+"""Of the last call by way of Dynamo, which gives functions that are alike one program, whosever it was first."""
 
 
 def check_mode(mode: str, device: torch.device) -> None:
@@ -38,6 +40,7 @@ def prepare(
     worthwhile: bool = True,
     per_call: int = 1,
     watch: Callable[[Update], Update] | None = None,
+    parts: Sequence[Part] = (),
 ) -> Update:
     """`update(step, variant)` made fast.
 
@@ -46,7 +49,8 @@ def prepare(
     Modes: `eager`; `compile` (torch.compile); `graph` (a CUDA graph of the compiled update, of the eager
     one where no compiler is at hand); `auto`, which is `eager` unless compiling is `worthwhile`, else the faster of the
     other two that there is, and falls back to eager with one warning where the compiler fails. All modes compute the
-    same update to rounding. `watch` is put around the compiled update.
+    same update to rounding. `watch` is put around the compiled update. Where there are `parts`, whose updates
+    together are `update`, it is their one program that is compiled on the CPU: `OneAfterTheOther`.
 
     With `per_call` above 1 a call is `updates(step, variants)`: that many updates, the first of which has the number
     `step`, with a tuple of as many variants. They are one CUDA graph; where there is none, the one compiled update in a
@@ -59,7 +63,10 @@ def prepare(
     if mode == "eager":
         return _several(update, per_call)
     # On a GPU it is the graph that spares the way by Dynamo.
-    program = DirectCalls(update) if device.type == "cpu" else compiled(update, device)
+    if device.type != "cpu":
+        program = compiled(update, device)
+    else:
+        program = OneAfterTheOther(parts) if parts else DirectCalls(update)
     program = _Compiled(program, None if strict else update)
     program = _several(watch(program) if watch else program, per_call)
     return CudaGraph(program) if mode == "graph" else program
@@ -148,34 +155,58 @@ class DirectCalls:
     """
 
     def __init__(self, update: Update) -> None:
-        self._update = compiled(update, "cpu", self._watched)
-        self._seen: list[_Run] = []
+        """`update(step, variant, *parts)`: parts that Dynamo finds alike share a program."""
+        self._update = compiled(update, "cpu", _watched)
         self._calls: dict[Hashable, _Call | None] = {}
         self._direct: dict[Hashable, _Call] = {}
 
-    def _watched(self, program: Function) -> Function:
-        def run(*inputs: Tensor) -> Sequence[Tensor]:
-            results = program(*inputs)
-            self._seen.append((program, inputs, results))
-            return results
+    def is_direct(self, variant: Hashable, *parts: Part) -> bool:
+        """Whether such calls go past Dynamo by now."""
+        return (variant, *map(id, parts)) in self._direct
 
-        return run
-
-    def is_direct(self, variant: Hashable) -> bool:
-        """Whether calls of `variant` go past Dynamo by now."""
-        return variant in self._direct
-
-    def __call__(self, step: Tensor, variant: Hashable) -> Any:
-        if direct := self._direct.get(variant):
+    def __call__(self, step: Tensor, variant: Hashable, *parts: Part) -> Any:
+        which = (variant, *map(id, parts))
+        if direct := self._direct.get(which):
             return direct(step)
-        self._seen.clear()
-        out = self._update(step, variant)
-        call = _Call.of(self._seen, step, out)
-        before, self._calls[variant] = self._calls.get(variant), call
+        _seen.clear()
+        out = self._update(step, variant, *parts)
+        call = _Call.of(_seen, step, out)
+        before, self._calls[which] = self._calls.get(which), call
         if call is not None and before is not None and call.same_as(before):
-            self._direct[variant] = call
-        self._seen.clear()  # no results are kept alive
+            self._direct[which] = call
+        _seen.clear()  # no results are kept alive
         return out
+
+
+def _watched(program: Function) -> Function:
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        results = program(*inputs)
+        _seen.append((program, inputs, results))
+        return results
+
+    return run
+
+
+class Part(Protocol):
+    """Some of the seeds of a stack."""
+
+    def update(self, step: Tensor, variant: Any) -> dict[str, Tensor]:
+        """Theirs; metrics (seeds,)."""
+
+
+class OneAfterTheOther:
+    """`update(step, variant)` of a stack as those of its parts, which are alike and hence of one program."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts, self.program = parts, DirectCalls(_update_of)
+
+    def __call__(self, step: Tensor, variant: Hashable) -> dict[str, Tensor]:
+        metrics = [self.program(step, variant, part) for part in self._parts]
+        return {name: torch.cat([own[name] for own in metrics]) for name in metrics[0]}
+
+
+def _update_of(step: Tensor, variant: Hashable, part: Part) -> dict[str, Tensor]:
+    return part.update(step, variant)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rlreg.agent import BatchAgent
-from rlreg.checkpoint import flatten
+from rlreg.checkpoint import copy_into, flatten
 from rlreg.files import write_atomic
 from rlreg.machine import cache_folder
 from rlreg.regularizers import Regularizer
@@ -79,7 +79,7 @@ class Costs:
         )
 
 
-class Learner(Protocol):
+class Costly(Protocol):
     """What costs are of: a `BatchAgent`, or the student of a curriculum."""
 
     config: Any
@@ -95,7 +95,7 @@ class CostBook:
     knowledge and nothing else.
     """
 
-    def __init__(self, agent: Learner) -> None:
+    def __init__(self, agent: Costly) -> None:
         self.path = cache_folder() / f"rlreg-{_key(agent)}.json"
 
     def read(self) -> Costs:
@@ -122,7 +122,7 @@ class CostBook:
         return known
 
 
-def _key(agent: Learner) -> str:
+def _key(agent: Costly) -> str:
     """The same for updates that cost the same: of one kind and size, on one version of torch and number of threads.
 
     Of the settings sizes and switches count, and numbers such as step sizes do not.
@@ -176,7 +176,7 @@ def time_eager(agent: BatchAgent, update: Callable[..., Any], variants: list[tup
     """
     number = torch.ones((), dtype=torch.int64, device=agent.device)
     times = defaultdict(list)
-    with put_back(agent.state()):
+    with put_back(agent.state):
         for variant in [*variants, *variants]:
             times[variant].append(seconds(partial(update, number, variant)))
     return _mean(times, variants)
@@ -204,13 +204,11 @@ def choice(
 
 
 @contextmanager
-def put_back(state: Mapping[str, Any]) -> Iterator[None]:
-    """Whatever the block makes of the live tensors in `state`, they are then as they were."""
-    live = flatten(state)
-    before = {name: value.clone() for name, value in live.items()}
+def put_back(state: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+    """Whatever the block makes of the live tensors that `state()` gives, they are then as they were."""
+    before = {name: value.clone() for name, value in flatten(state()).items()}
     yield
-    for name, value in live.items():
-        value.copy_(before[name])
+    copy_into(state(), before, "before")
 
 
 class Watched:

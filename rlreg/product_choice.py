@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from rlreg.files import write_atomic
 from rlreg.machine import cache_folder, cpu
 from rlreg.products import PLAIN, WAYS, Layer, Ways, has_onednn, using, watching
 
-T = TypeVar("T")
 SETTINGS = ("auto", "aten", "onednn")
 FORCED = {"aten": PLAIN, "onednn": Ways("onednn", "onednn", "onednn")}
 ROUNDS, SECONDS = 10, 0.003
@@ -52,10 +51,10 @@ class ProductChoice:
         """Whether it is still to be chosen."""
         return self.worthwhile and self.chosen is None
 
-    def choose(self, work: Callable[[], T]) -> tuple[T, str]:
-        """Choose for the layers of `work`, which is done once, in plain ways; its result, and what to tell the user."""
+    def choose(self, work: Callable[[], Any]) -> str:
+        """Choose for the layers of `work`, which is done once, in plain ways; what to tell the user."""
         with watching() as needs:
-            out = work()
+            work()
         book = ChoiceBook()
         known = book.read()
         started = time.perf_counter()
@@ -65,7 +64,7 @@ class ProductChoice:
         seconds = time.perf_counter() - started
         self.chosen = {layer: known.get(layer) or new[layer] for layer in needs}
         how = f"measured in {1000 * seconds:.0f} ms" if new else "as measured earlier"
-        return out, f"products=auto: {self.told()} ({how})"
+        return f"products=auto: {self.told()} ({how})"
 
     def told(self) -> str:
         """In words."""

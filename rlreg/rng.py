@@ -57,6 +57,10 @@ class Rng:
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.seeds = torch.tensor(list(seeds), dtype=torch.int64, device=device)
 
+    def of_seed(self, i: int) -> Rng:
+        """The draws of seed number `i` alone."""
+        return Rng(self.seeds[i : i + 1].tolist(), self.seeds.device)
+
     def bits(self, stream: str, step: int | Tensor, shape: Sequence[int]) -> Tensor:
         """Integers in [0, 2^32), shape ([K,] S, *shape), int64."""
         size = math.prod(shape)

@@ -22,6 +22,7 @@ def test_the_calls_of_a_batchs_way_exist(name):
     holders = {
         "OnlineTraining": "rlreg.training.online",
         "BatchTraining": "rlreg.training.base",
+        "Learner": "rlreg.learner",
         "TD3": "agents.td3",
     }
     owner, _, method = name.partition(".")

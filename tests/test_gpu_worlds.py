@@ -191,7 +191,7 @@ def test_the_whole_loop_never_waits(captured: bool, tmp_path) -> None:
         agent, lambda n, _: env if n == 16 else evaluation, train, EvalConfig(episodes=2), RunFolder(tmp_path), "eager"
     )
     if captured:
-        training.update = CudaGraph(training._update)
+        training.update = CudaGraph(training.learner.update)
     training.speed = Speed(0)
     training._begin()
     for _ in range(8):  # graphs are recorded

@@ -172,9 +172,7 @@ def test_measuring_draws_no_random_number_and_is_done_once_for_a_machine(monkeyp
     for _ in range(2):
         choice = ProductChoice("auto", CPU, True)
         assert choice.open
-        out, told = choice.choose(lambda: layer(*leaves, True))
-        assert out.shape == (3, 9, 6)
-        said.append(told)
+        said.append(choice.choose(lambda: layer(*leaves, True)))
         assert not choice.open and list(choice.chosen) == [Layer("float32", 3, 9, 5, 6, True)]
     assert torch.equal(torch.get_rng_state(), before)
     assert measured == [(Layer("float32", 3, 9, 5, 6, True), True, True)]

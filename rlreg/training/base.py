@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from rlreg.agent import Agent, BatchAgent
-from rlreg.buffers import Batch
 from rlreg.checkpoint import Checkpoints, Damaged, copy_into, flatten
 from rlreg.compilation import WORTHWHILE_UPDATES, Update, check_mode, prepare
 from rlreg.compile_costs import LEAST_UPDATES, CostBook, Seconds, Watched, choice, time_eager
@@ -25,6 +24,7 @@ from rlreg.eval_table import EvalTable
 from rlreg.evaluation import COLUMNS, REPRESENTATION, evaluate, representation
 from rlreg.files import save_tensors
 from rlreg.interrupts import Interrupted, interrupts
+from rlreg.learner import Learner, Memory
 from rlreg.logger import Logger
 from rlreg.metrics import metric
 from rlreg.naming import hparams_of
@@ -38,14 +38,6 @@ from rlreg.training.speed import Speed
 
 FEWEST_STEPS = 200
 """`train.max_bad_share` is taken of so many steps at least, so that a single bad one at the start stops nothing."""
-
-
-class Memory(Protocol):
-    """Where batches come from: `Replay` or `DatasetBuffer`."""
-
-    inserted: int
-
-    def sample(self, stream: str, step: int | Tensor, batch_size: int) -> Batch: ...
 
 
 class Training(ABC):
@@ -327,7 +319,7 @@ class BatchTraining(Training):
         A run makes `num_updates` updates in all, `per_call` of them each time it learns.
         """
         super().__init__(agent, train, evaluation, folder)
-        self.memory = memory
+        self.memory, self.learner = memory, Learner(agent, memory)
         self.eval_env = make_env(evaluation.episodes, Purpose.EVALUATE)
         self.closing.callback(self.eval_env.close)
         self.columns = (*self.columns, *self.eval_env.measures)
@@ -357,17 +349,19 @@ class BatchTraining(Training):
             self.metrics |= self.update(self.update_number, variants if self.per_call > 1 else variants[0])
 
     def _prepared(self) -> Update:
-        """`_update` as the run makes it, compiled or not."""
+        """The learner's update as the run makes it, compiled or not."""
         device, worthwhile, watch = self.agent.device, self.num_updates > WORTHWHILE_UPDATES, None
+        parts = self.learner.seed_by_seed() if self.compile != "eager" else []
         if self.products.open:
-            print(self.products.choose(self._time_eager)[1], flush=True)
+            learners = self.learner, *parts[:1]
+            print(self.products.choose(lambda: [learner.rehearse() for learner in learners]), flush=True)
         if device.type == "cpu" and self.compile != "eager":
             book = CostBook(self.agent)
             worthwhile = self.compile == "compile" or self._pays(book)
             watch = partial(Watched, book=book, time_eager=self._time_eager)
         if worthwhile and self.compile != "eager":  # the compiler's import takes a second
             torch.compiler.reset()  # an earlier run of this process has used up Dynamo's recompilations
-        return prepare(self._update, self.compile, device, worthwhile, self.per_call, watch)
+        return prepare(self.learner.update, self.compile, device, worthwhile, self.per_call, watch, parts)
 
     def _pays(self, book: CostBook) -> bool:
         """Whether `compile=auto` compiles: decided once in a run, so that a resumed one goes on by the same program."""
@@ -382,7 +376,7 @@ class BatchTraining(Training):
         return self.compiled["pays"]
 
     def _time_eager(self) -> Seconds:
-        return time_eager(self.agent, self._update, [self.agent.variant(number) for number in range(1, 7)])
+        return time_eager(self.agent, self.learner.update, self.learner.variants())
 
     def _results(self) -> dict[str, Any]:
         return super()._results() | {"products": self.products.told()}
@@ -395,10 +389,6 @@ class BatchTraining(Training):
         earlier = {"updates": self.num_updates, "pays": self.num_updates > WORTHWHILE_UPDATES}
         self.compiled = info.get("compiled", earlier)
         self.products.restore(info.get("products"))
-
-    def _update(self, number: Tensor, variant: tuple[Hashable, ...]) -> dict[str, Tensor]:
-        batch = self.memory.sample("replay", number, self.agent.batch_size)
-        return self.agent.update(batch, number, *variant)
 
     def _measure(self) -> dict[str, Tensor]:
         cfg, agent = self.eval_cfg, self.agent

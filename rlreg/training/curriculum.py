@@ -118,9 +118,9 @@ class CurriculumTraining(Training):
         """What makes cycles faster: memory kept, and what plays and learns compiled where asked for or it pays."""
         self.prepared = True
         keep_freed()  # an update's tensors are larger than what is kept of its own accord
-        with put_back(self.agent.state()):
+        with put_back(self.agent.state):
             if self.products.open:
-                tqdm.write(self.products.choose(self.agent.practise)[1])
+                tqdm.write(self.products.choose(self.agent.practise))
             with self.products.using():
                 self._compile()
 
