@@ -31,6 +31,11 @@ class Layer(NamedTuple):
     fan_out: int
     relu: bool
 
+    @property
+    def size(self) -> int:
+        """Numbers that its output is made of, and those of it."""
+        return self.stack * (self.batch * self.fan_in + self.fan_in * self.fan_out + self.batch * self.fan_out)
+
 
 class Ways(NamedTuple):
     """Names of `WAYS`: for a layer's output, for the gradient of its input and for that of its weight."""

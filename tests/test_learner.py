@@ -60,11 +60,17 @@ def online(name: str, seeds=SEEDS) -> Learner:
 def offline(name: str, seeds=SEEDS) -> Learner:
     kind, config = OFFLINE[name]
     rng = np.random.default_rng(0)
-    data = Batch(*(rng.uniform(-1, 1, shape).astype(np.float32) for shape in ((ROWS, OBS), (ROWS, ACT), ROWS)),
-                 rng.uniform(-1, 1, (ROWS, OBS)).astype(np.float32), np.zeros(ROWS, np.float32))  # fmt: skip
-    learner = Learner(kind(config, Regularizer(), OBS, ACT, seeds), DatasetBuffer(seeds, data, returns=np.array([0.0, 400.0])))
+    columns = [rng.uniform(-1, 1, shape).astype(np.float32) for shape in ((ROWS, OBS), (ROWS, ACT), ROWS, (ROWS, OBS))]
+    data = Batch(*columns, terminated=np.zeros(ROWS, np.float32))
+    memory = DatasetBuffer(seeds, data, returns=np.array([0.0, 400.0]))
+    learner = Learner(kind(config, Regularizer(), OBS, ACT, seeds), memory)
     learner.agent.fit(learner.memory)
     return learner
+
+
+@pytest.fixture(autouse=True)
+def too_large_for_the_cache(monkeypatch) -> None:
+    monkeypatch.setattr("rlreg.learner.FITS", 16 * 5)
 
 
 @pytest.fixture
@@ -159,13 +165,21 @@ def test_an_agent_that_is_not_made_for_it_stays_stacked(kind) -> None:
     torch.testing.assert_close(flatten(agent.state()), before, rtol=0, atol=0)
 
 
-def test_one_seed_and_several_threads_are_left_as_they_are() -> None:
+def test_one_seed_small_stacks_bfloat16_and_several_threads_are_left_as_they_are(monkeypatch) -> None:
     assert online("beer", (4,)).seed_by_seed() == []
     torch.set_num_threads(2)
     try:
         assert online("beer").seed_by_seed() == []
     finally:
         torch.set_num_threads(1)
+    assert len(online("beer").seed_by_seed()) == 3
+    learner = online("beer")
+    learner.agent.precision = "bfloat16"
+    assert learner.seed_by_seed() == []
+    widest = 3 * (16 * 12 + 12 * 8 + 16 * 8)  # S x (what comes in, weights, what goes out)
+    monkeypatch.setattr("rlreg.learner.FITS", widest)
+    assert online("beer").seed_by_seed() == []
+    monkeypatch.setattr("rlreg.learner.FITS", widest - 1)
     assert len(online("beer").seed_by_seed()) == 3
 
 
