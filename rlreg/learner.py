@@ -14,10 +14,10 @@ from rlreg.checkpoint import flatten
 from rlreg.compile_costs import put_back
 from rlreg.products import watching
 
-FITS = 1_000_000
-"""Numbers that a stack's layer may read and write, seed by seed being no faster: twice an Intel Xeon's second-level
-cache. Five DDPGs of 256 x 128 x 128 are faster stacked by 4 % (0.4 million numbers), two TD3s of 256 x 256 x 256 by 2 %
-(0.8), four are as fast either way (1.6), five A2PRs of 256 x 752 x 752 by 8 % faster seed by seed (4.8)."""
+FITS = 2**19
+"""Numbers that a layer of a stack may read and write for the stack to be kept: 2 MiB, a second-level cache of an Intel
+Xeon. Five DDPGs of 256 x 128 x 128 (0.4 million) are 4 % faster stacked, two TD3s of 256 x 256 x 256 (0.8) and four
+(1.6) as fast either way, five A2PRs of 256 x 752 x 752 (4.8) 8 % faster seed by seed (results/speed/products.md)."""
 
 
 class Memory(Protocol):
