@@ -33,7 +33,7 @@ class Layer(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Numbers that its output is made of, and those of it."""
+        """Numbers in its input, weight and output."""
         return self.stack * (self.batch * self.fan_in + self.fan_in * self.fan_out + self.batch * self.fan_out)
 
 

@@ -351,7 +351,8 @@ class BatchTraining(Training):
     def _prepared(self) -> Update:
         """The learner's update as the run makes it, compiled or not."""
         device, worthwhile, watch = self.agent.device, self.num_updates > WORTHWHILE_UPDATES, None
-        parts = self.learner.seed_by_seed() if self.compile != "eager" else []
+        may_compile = self.compile == "compile" or (self.compile != "eager" and self.num_updates >= LEAST_UPDATES)
+        parts = self.learner.seed_by_seed() if may_compile else []
         if self.products.open:
             learners = self.learner, *parts[:1]
             print(self.products.choose(lambda: [learner.rehearse() for learner in learners]), flush=True)
