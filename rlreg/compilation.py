@@ -63,11 +63,11 @@ def prepare(
     if mode == "eager":
         return _several(update, per_call)
     # On a GPU it is the graph that spares the way by Dynamo.
-    if device.type != "cpu":
-        program = compiled(update, device)
+    if parts and device.type == "cpu":
+        program = OneAfterTheOther(parts, strict)
     else:
-        program = OneAfterTheOther(parts) if parts else DirectCalls(update)
-    program = _Compiled(program, None if strict else update)
+        program = DirectCalls(update) if device.type == "cpu" else compiled(update, device)
+        program = _Compiled(program, None if strict else update)
     program = _several(watch(program) if watch else program, per_call)
     return CudaGraph(program) if mode == "graph" else program
 
@@ -197,11 +197,13 @@ class Part(Protocol):
 class OneAfterTheOther:
     """`update(step, variant)` of a stack as those of its parts, which are alike and hence of one program."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], strict: bool = False) -> None:
         self._parts, self.program = parts, DirectCalls(_update_of)
+        # Where the compiler fails at a later part, those before it have been updated: each falls back for itself.
+        self._update = _Compiled(self.program, None if strict else _update_of)
 
     def __call__(self, step: Tensor, variant: Hashable) -> dict[str, Tensor]:
-        metrics = [self.program(step, variant, part) for part in self._parts]
+        metrics = [self._update(step, variant, part) for part in self._parts]
         return {name: torch.cat([own[name] for own in metrics]) for name in metrics[0]}
 
 

@@ -124,12 +124,33 @@ class BySeedsInPython(TD3):
         return super().update(batch._replace(reward=batch.reward * scale[:, None]), step, update_actor)
 
 
-def test_a_program_is_shared_only_where_dynamo_finds_no_difference(programs) -> None:
-    def make() -> Learner:
-        learner = online("beer")
-        return Learner(BySeedsInPython(learner.agent.config, Regularizer(), OBS, ACT, SEEDS), learner.memory)
+def by_seeds_in_python() -> Learner:
+    learner = online("beer")
+    return Learner(BySeedsInPython(learner.agent.config, Regularizer(), OBS, ACT, SEEDS), learner.memory)
 
-    learner, stack = make(), make()
+
+def test_where_the_compiler_fails_at_a_later_seed_none_is_updated_twice(monkeypatch) -> None:
+    torch.compiler.reset()
+    made = []
+
+    def only_once(graph, inputs, options):
+        made.append(1)
+        if len(made) > 1:
+            raise OSError("no space left")
+        return graph.forward
+
+    monkeypatch.setattr("torch._inductor.compile", only_once)
+    learner, stack = by_seeds_in_python(), by_seeds_in_python()
+    update = OneAfterTheOther(learner.seed_by_seed())
+    with pytest.warns(UserWarning, match="updates run eagerly") as told:
+        for number in range(1, 4):
+            step, variant = torch.tensor(number), stack.agent.variant(number)
+            torch.testing.assert_close(update(step, variant), stack.update(step, variant), rtol=1e-3, atol=1e-4)
+    assert len(told) == 1 and len(made) == 2
+
+
+def test_a_program_is_shared_only_where_dynamo_finds_no_difference(programs) -> None:
+    learner, stack = by_seeds_in_python(), by_seeds_in_python()
     update = OneAfterTheOther(learner.seed_by_seed())
     for number in range(1, 5):
         step, variant = torch.tensor(number), stack.agent.variant(number)
