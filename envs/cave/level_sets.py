@@ -12,11 +12,13 @@ import math
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from envs.cave.layouts import LEAST_SIZE, Layouts, load_npz, packaged, read, save_npz
 from envs.cave.placement import Placement, place
@@ -209,15 +211,25 @@ def build(name: str, definition: Definition, split: str, layouts: Layouts) -> Le
         warnings.warn(f"built without some structures. {lacking}", stacklevel=3)
 
     chosen = slice(definition.train) if split == "train" else slice(definition.train, wanted)
-    rng = Rng([_PLACEMENT_SEED])
     levels, structure = [], []
     for s in definition.structures:
         if s not in missing:
-            walls = torch.from_numpy(layouts[s, size][chosen])
-            levels.append(place(walls, rng, f"{name}/{split}/{s}", 0, definition.placement)[0])
+            walls = layouts[s, size][chosen]
+            levels.append(_placed(walls.tobytes(), size, f"{name}/{split}/{s}", definition.placement))
             structure += [s] * len(walls)
     header = {"name": name, "split": split, "placement": asdict(definition.placement), "missing": missing}
     return LevelSet(torch.cat(levels).numpy(), tuple(structure), header)
+
+
+@lru_cache(maxsize=256)
+def _placed(walls: bytes, size: int, stream: str, placement: Placement) -> Tensor:
+    """Levels (L, G, G) on the layouts (L, G, G) bool that `walls` holds.
+
+    Remembered, since a set takes up to 1.4 s and a run asks for each of its own twice: first for the sizes of the
+    networks, then to learn.
+    """
+    layouts = torch.from_numpy(np.frombuffer(walls, bool).reshape(-1, size, size).copy())
+    return place(layouts, Rng([_PLACEMENT_SEED]), stream, 0, placement)[0]
 
 
 def _check(levels: np.ndarray, structure: tuple[str, ...], origin: str) -> None:
