@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -30,6 +30,8 @@ EXPECTED_SECONDS = 40.0
 EXPECTED_SHARE = 0.5
 """Of an eager update's time that a compiled one takes, where that is not measured yet: 0.44 to 0.54 of DDPG's, TD3's,
 BEER's, TD3+BC's and IQL's, 0.65 of A2PR's (results/speed)."""
+EXPECTED_CYCLE_SHARE = 0.75
+"""The same of a curriculum's cycle: 0.70 to 0.83 (results/speed), since worlds are played in it too."""
 WARM_SHARE = 0.35
 """Of the first compiling's time that the next one takes, as Inductor finds its programs in its cache: once 12 of 62 s
 (TD3 on a loaded Intel Xeon, one thread)."""
@@ -50,12 +52,14 @@ class Costs:
     """That compiling took, the least so far."""
     times: int = 0
     """How often it has been compiled here."""
+    expected_share: float = EXPECTED_SHARE
+    """The `share` where none has been measured yet."""
 
     def saved(self, num_updates: int) -> float | None:
         """Seconds that compiled updates are expected to save in all, without those of compiling."""
         if self.eager_ms is None:
             return None
-        share = EXPECTED_SHARE if self.share is None else self.share
+        share = self.expected_share if self.share is None else self.share
         return num_updates * self.eager_ms * (1 - share) / 1000
 
     def next_seconds(self) -> float:
@@ -95,18 +99,20 @@ class CostBook:
     knowledge and nothing else.
     """
 
-    def __init__(self, agent: Costly) -> None:
+    def __init__(self, agent: Costly, expected_share: float = EXPECTED_SHARE) -> None:
         self.path = cache_folder() / f"rlreg-{_key(agent)}.json"
+        self._expected_share = expected_share
 
     def read(self) -> Costs:
+        nothing = Costs(expected_share=self._expected_share)
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             numbers = {name: found.get(name) for name in ("eager_ms", "share", "seconds")}
             times = found.get("times", 0)
         except (OSError, ValueError, AttributeError):
-            return Costs()
+            return nothing
         known = {name: float(value) for name, value in numbers.items() if _is_time(value)}
-        return Costs(**known, times=times if isinstance(times, int) else 0)
+        return replace(nothing, **known, times=times if isinstance(times, int) else 0)
 
     def note(self, eager_ms: float | None = None, share: float | None = None, seconds: float | None = None) -> Costs:
         """Add what was measured: of times the least so far, as other programs can only have made them longer."""
@@ -116,7 +122,8 @@ class CostBook:
         known.seconds, known.times = _least(known.seconds, seconds), known.times + (seconds is not None)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path, json.dumps(vars(known)))
+            measured = {name: value for name, value in vars(known).items() if name != "expected_share"}
+            write_atomic(self.path, json.dumps(measured))
         except OSError:
             pass
         return known
@@ -207,8 +214,10 @@ def choice(
 def put_back(state: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
     """Whatever the block makes of the live tensors that `state()` gives, they are then as they were."""
     before = {name: value.clone() for name, value in flatten(state()).items()}
-    yield
-    copy_into(state(), before, "before")
+    try:
+        yield
+    finally:
+        copy_into(state(), before, "before")
 
 
 class Watched:

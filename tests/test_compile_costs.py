@@ -11,7 +11,17 @@ from test_compilation import learner
 
 from agents.td3 import TD3Config
 from rlreg.checkpoint import Checkpoints, flatten
-from rlreg.compile_costs import EXPECTED_SECONDS, WATCHED, CostBook, Costs, Seconds, Watched, time_eager
+from rlreg.compile_costs import (
+    EXPECTED_CYCLE_SHARE,
+    EXPECTED_SECONDS,
+    WATCHED,
+    CostBook,
+    Costs,
+    Seconds,
+    Watched,
+    put_back,
+    time_eager,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +38,9 @@ def _no_programs_yet(monkeypatch, tmp_path):
         (Costs(eager_ms=10.0, share=0.5, seconds=30.0, times=2), 7_400, False),  # 37.0 s, and 37.5 are asked
         (Costs(eager_ms=10.0, share=0.5, seconds=30.0, times=2), 7_600, True),
         (Costs(eager_ms=10.0, share=0.5, seconds=30.0, times=1), 2_700, True),  # 10.5 s by Inductor's cache
+        (Costs(eager_ms=10.0, expected_share=EXPECTED_CYCLE_SHARE), 19_900, False),  # 2.5 ms a cycle, not measured yet
+        (Costs(eager_ms=10.0, expected_share=EXPECTED_CYCLE_SHARE), 20_100, True),
+        (Costs(eager_ms=10.0, share=0.5, expected_share=EXPECTED_CYCLE_SHARE), 10_100, True),  # measured
         (Costs(eager_ms=5.0, share=1.2, seconds=0.0, times=3), 10**9, False),
     ],
 )
@@ -49,6 +62,9 @@ def test_the_least_of_what_was_measured_is_remembered_by_kind_of_update() -> Non
     assert CostBook(learner(range(3))[0]).path != book.path
     wider = type(agent)(TD3Config(hidden=[16, 17], batch_size=8), agent.regularizer, 5, 2, range(2))
     assert CostBook(wider).path != book.path
+    of_cycles = CostBook(agent, EXPECTED_CYCLE_SHARE)
+    assert of_cycles.read() == of_cycles.note(eager_ms=5.0) == Costs(3.0, 0.5, 6.0, 2, EXPECTED_CYCLE_SHARE)
+    assert book.read() == Costs(3.0, 0.5, 6.0, 2)
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError])
@@ -75,6 +91,15 @@ def test_a_file_of_costs_that_makes_no_sense_is_no_knowledge(text) -> None:
     book.path.parent.mkdir()
     book.path.write_text(text)
     assert book.read() == Costs()
+
+
+def test_state_is_put_back_also_where_the_block_fails() -> None:
+    tensors = {"part": {"x": torch.arange(3.0)}}
+    live = tensors["part"]["x"]
+    with pytest.raises(RuntimeError, match="no memory"), put_back(lambda: tensors):
+        live.zero_()
+        raise RuntimeError("no memory")
+    assert live.tolist() == [0.0, 1.0, 2.0]
 
 
 def test_timing_an_update_leaves_the_agent_as_it_was() -> None:

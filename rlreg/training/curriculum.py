@@ -20,7 +20,7 @@ from tqdm import tqdm
 from rlreg.agent import CurriculumAgent
 from rlreg.checkpoint import flatten
 from rlreg.compilation import check_mode, compiled_or_eager
-from rlreg.compile_costs import CostBook, Seconds, choice, least, put_back, seconds, share
+from rlreg.compile_costs import EXPECTED_CYCLE_SHARE, CostBook, Seconds, choice, least, put_back, seconds, share
 from rlreg.config import Config, EvalConfig, TrainConfig
 from rlreg.errors import UserError
 from rlreg.files import write_atomic
@@ -129,7 +129,7 @@ class CurriculumTraining(Training):
         mode, total = self.compile, self.cfg.total_steps
         if mode == "eager" or self.agent.device.type != "cpu" or (mode == "auto" and total < LEAST_UPDATES):
             return
-        book, eager = CostBook(self.agent.student), None
+        book, eager = CostBook(self.agent.student, EXPECTED_CYCLE_SHARE), None
 
         def time_one() -> Seconds:
             nonlocal eager
