@@ -31,7 +31,7 @@ EXPECTED_SHARE = 0.5
 """Of an eager update's time that a compiled one takes, where that is not measured yet: 0.44 to 0.54 of DDPG's, TD3's,
 BEER's, TD3+BC's and IQL's, 0.65 of A2PR's (results/speed)."""
 EXPECTED_CYCLE_SHARE = 0.75
-"""The same of a curriculum's cycle: 0.70 to 0.83 (results/speed), since worlds are played in it too."""
+"""The same of a curriculum's cycle: 0.70 to 0.82 (results/speed), since worlds are played in it too."""
 WARM_SHARE = 0.35
 """Of the first compiling's time that the next one takes, as Inductor finds its programs in its cache: once 12 of 62 s
 (TD3 on a loaded Intel Xeon, one thread)."""
