@@ -184,13 +184,6 @@ class TableConfig:
             values = getattr(self, name)
             different = bool(values) and len(set(values)) == len(values)
             require(different, f"table.{name}", list(values), "at least one, each once")
-        for kind, names, overrides in (
-            ("row", self.rows, self.row_overrides),
-            ("column", self.columns, self.column_overrides),
-        ):
-            for name in overrides:
-                if name not in names:
-                    raise unknown(f"{kind} in table.{kind}_overrides", name, names)
 
     @property
     def averaged_rows(self) -> list[str]:

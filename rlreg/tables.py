@@ -8,6 +8,7 @@ table's overrides, then the user's, would be by itself: it lives in the same fol
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,26 @@ def note_of(table: TableConfig, users: Sequence[str]) -> str:
     if not table.note or not changed:
         return table.note
     return f"With {' '.join(changed)}, of which this, said of the table as it is written, knows nothing: {table.note}"
+
+
+def check_overrides(table: TableConfig) -> None:
+    """Raise `UserError` for overrides of rows or columns that neither the user's choice nor the table itself has."""
+    for kind, names, overrides in (
+        ("row", table.rows, table.row_overrides),
+        ("column", table.columns, table.column_overrides),
+    ):
+        if set(overrides) <= set(names):
+            continue
+        whole = hydra.compose(HydraConfig.get().job.config_name, _choice_of_table()).table
+        known = [*names, *(name for name in whole.get(f"{kind}s", ()) if name not in names)]
+        for name in overrides:
+            if name not in known:
+                raise unknown(f"{kind} in table.{kind}_overrides", name, known)
+
+
+def _choice_of_table() -> list[str]:
+    """What was typed to choose the table, without what was typed to change it."""
+    return [typed for typed in HydraConfig.get().overrides.task if re.match(r"\+?table=", typed)]
 
 
 def check_published(table: TableConfig) -> None:
@@ -175,6 +196,7 @@ CHOICES = ("agent", "regularizer", "env", "protocol")
 
 def compose_cells(table: TableConfig, users: Sequence[str]) -> list[Cell]:
     """Every cell, row by row, its whole configuration checked. Raises `UserError`."""
+    check_overrides(table)
     cells = []
     for row in table.rows:
         for column in table.columns:

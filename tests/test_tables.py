@@ -416,6 +416,25 @@ def test_rows_with_overrides_of_their_own_and_measures(tmp_path, capsys) -> None
         cells_of(*given, "+table.row_overrides.lon=[]")
 
 
+@pytest.mark.parametrize("table", ["beer_beta", "beer_illustrations", "a2pr_d4rl", "dred_1600"])
+def test_a_table_may_be_narrowed_to_one_row_and_column(tmp_path, table) -> None:
+    """Whatever its YAML says of the others; what it has no row or column for is an error all the same."""
+    with composing(f"table={table}"):
+        whole = hydra.compose("config", [f"table={table}"]).table
+        row, column = whole.rows[-1], whole.columns[-1]
+    given = [f"table={table}", f"table.rows=[{row}]", f"table.columns=[{column}]", f"runs_root={tmp_path}"]
+
+    def compose(*overrides: str) -> list[Cell]:
+        with composing(*given, *overrides):
+            cfg = hydra.compose("config", [*given, *overrides])
+            return compose_cells(tables.OmegaConf.to_object(cfg.table), [])
+
+    assert [(cell.row, cell.column) for cell in compose()] == [(row, column)]
+    for kind in ("row", "column"):
+        with pytest.raises(UserError, match=rf"unknown {kind} in table\.{kind}_overrides 'lon'"):
+            compose(f"+table.{kind}_overrides.lon=[]")
+
+
 def test_columns_with_overrides_of_their_own(tmp_path) -> None:
     """A column may be an agent under another name; its overrides come after its row's, before the user's."""
     rows = "+table.row_overrides={dmc/cartpole-balance:['agent.tau=0.3','agent.discount=0.9']}"
